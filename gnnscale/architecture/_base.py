@@ -1,0 +1,165 @@
+"""A model is a list of layers between an encoder and a head; the forward pass is written once."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gnnscale.core.batch import Batch, Memo, Output
+from gnnscale.core.data import Shape
+from gnnscale.core.errors import UsageError
+from gnnscale.core.hop import Hop, Need
+from gnnscale.core.site import Dense
+from gnnscale.core.traits import Component
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "none": nn.Identity,
+}
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm1d,
+    "layer": nn.LayerNorm,
+    "none": lambda d: nn.Identity(),
+}
+
+
+class Block(nn.Module):
+    """h' = drop_out(act(norm(conv(drop_in(h))))) (+ h if residual): one layer of a model.
+
+    Args:
+        conv: called as conv(hop, h, memo) -> [n_dst, d_out].
+        d_out: width after the convolution.
+        drop_in, drop_out: dropout rates before the convolution and after the activation.
+        act, norm: names in ``ACTIVATIONS`` and ``NORMS``.
+        residual: add the layer's undropped input.
+
+    Shapes: h [n_src, d_in] -> [n_dst, d_out].
+    """
+
+    def __init__(
+        self,
+        conv: nn.Module,
+        d_out: int,
+        drop_in: float = 0.0,
+        drop_out: float = 0.0,
+        act: str = "none",
+        norm: str = "none",
+        residual: bool = False,
+    ):
+        super().__init__()
+        self.conv, self.norm, self.act = conv, NORMS[norm](d_out), ACTIVATIONS[act]()
+        self.drop_in, self.drop_out, self.residual = drop_in, drop_out, residual
+
+    def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:
+        """One step over ``hop``."""
+        z = hop.drop(h, self.drop_in) if self.training else h
+        z = self.act(self.norm(self.conv(hop, z, memo)))
+        if self.training:
+            z = hop.drop(z, self.drop_out)
+        return z + h[: len(z)] if self.residual else z
+
+
+class Model(nn.Module, Component):
+    """Encoder, layers, head; under every sampler the same forward pass.
+
+    ``need`` states what its hops must be. ``encode`` maps features to the first level, ``head``
+    maps the last level's seed rows to logits.
+    """
+
+    need: Need
+    layers: nn.ModuleList
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder: nn.Module = nn.Identity()
+        self.head: nn.Module = nn.Identity()
+        self.layers = nn.ModuleList()
+
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Features to the levels below the first layer, the last one being its input."""
+        return (self.encoder(x),)
+
+    def readout(self, h: Tensor, batch: Batch) -> Tensor:
+        """Rows that the head reads: the seeds'. [n_last, D] -> [n_seed, D]."""
+        return h[batch.rows]
+
+    def forward(self, batch: Batch) -> Output:
+        """Logits and hidden levels of a batch."""
+        levels, memo = list(self.encode(batch.x)), Memo(batch)
+        for layer, hop in zip(self.layers, batch.hops, strict=True):
+            levels.append(layer(hop, hop.lift(levels[-1]), memo))
+        logits = self.head(self.readout(levels[-1], batch))
+        # without a head the last layer is the classifier, so what it reads is the level below
+        hidden = levels[:-1] if isinstance(self.head, nn.Identity) else levels
+        return Output(logits, tuple(hidden), batch.rows)
+
+    def first(self) -> list[nn.Parameter]:
+        """Parameters of the first transformation, where some papers put all weight decay."""
+        stem = [self.encoder, *self.layers, self.head]
+        return next(p for p in (list(m.parameters()) for m in stem) if p)
+
+    def stack(
+        self,
+        shape: Shape,
+        conv: Callable[[int, int, bool], nn.Module],
+        *,
+        hidden: int,
+        depth: int,
+        dropout: float,
+        act: str,
+        norm: str,
+        residual: bool,
+        stem: bool,
+    ) -> None:
+        """Fill in ``depth`` blocks of a convolution.
+
+        Without a stem the convolutions themselves go F -> hidden -> ... -> C, dropout stands before
+        each of them and the last one has neither norm nor activation (Kipf & Welling's order). With
+        a stem a linear encoder and a linear head surround blocks of constant width, and dropout
+        stands after the activation inside the residual branch (EGC's order). A residual is added
+        where widths agree.
+
+        Args:
+            shape: input and output sizes.
+            conv: conv(d_in, d_out, last) -> module.
+            hidden, depth, dropout, act, norm, residual, stem: as in the YAML.
+        """
+        if not stem:
+            widths = [shape.features, *[hidden] * (depth - 1), shape.classes]
+            for i, (d_in, d_out) in enumerate(zip(widths, widths[1:], strict=False)):
+                last = i == depth - 1
+                self.layers.append(
+                    Block(
+                        conv(d_in, d_out, last),
+                        d_out,
+                        drop_in=dropout,
+                        act="none" if last else act,
+                        norm="none" if last else norm,
+                        residual=residual and d_in == d_out,
+                    )
+                )
+            return
+        self.encoder = Dense(shape.features, hidden)
+        self.head = Dense(hidden, shape.classes, rows="dst")
+        for _ in range(depth):
+            block = Block(
+                conv(hidden, hidden, False), hidden, 0.0, dropout, act, norm, residual
+            )  # fmt: skip
+            self.layers.append(block)
+
+
+def divisible(key: str, value: int, by: str, parts: int) -> None:
+    """Raise UsageError unless ``parts`` divides ``value``."""
+    if value % parts:
+        up = -(-value // parts) * parts
+        raise UsageError(
+            f"{key}={value}: must be divisible by {by}={parts}; choose {key}={up} or change {by}"
+        )
+
+
+def glorot(*size: int) -> nn.Parameter:
+    """A weight with Glorot-uniform initial values."""
+    return nn.Parameter(nn.init.xavier_uniform_(torch.empty(*size)))

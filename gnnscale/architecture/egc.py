@@ -1,0 +1,120 @@
+"""Efficient graph convolution: shared bases, mixed per node and head."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gnnscale.architecture._base import Model, divisible, glorot
+from gnnscale.core.batch import Memo
+from gnnscale.core.data import Shape
+from gnnscale.core.errors import UsageError
+from gnnscale.core.hop import Hop, Need
+from gnnscale.core.site import Dense, Site
+from gnnscale.core.traits import Trait, traits
+from gnnscale.core.values import Count, Rate
+
+Aggregator = Literal["symadd", "add", "mean", "max", "min", "var", "std"]
+
+
+class EGConv(nn.Module):
+    """y_ih = sum_a sum_b w_ihba agg_a{T_jb : j in N(i)}, heads concatenated, plus a bias.
+
+    T = X [Theta_1 .. Theta_B] are the bases, w = X Phi^T + b_w the mixing weights, without an
+    activation. Tailor, Opolka, Lio & Lane, ICLR 2022, arXiv:2104.01481, eq. 3 and 4. "symadd" is
+    the sum with symmetric normalisation; with ``self_loops="symadd"`` only it includes i itself
+    (the layer that made the paper's tables), with "all" every aggregator does (eq. 3).
+
+    Parameters: F L B + F H B A + H B A + F', with L = F' / H and A aggregators.
+
+    Args:
+        d_in, d_out: feature sizes. heads: H. bases: B. aggregators: names, in order.
+
+    Shapes: h [n_src, d_in] -> [n_dst, d_out].
+    """
+
+    def __init__(
+        self, d_in: int, d_out: int, heads: int, bases: int, aggregators: tuple[str, ...]
+    ):
+        super().__init__()
+        self.heads, self.bases, self.size = heads, bases, d_out // heads
+        self.ops = tuple("sum" if a == "symadd" else a for a in aggregators)
+        self.weight = glorot(d_in, bases * self.size)
+        self.mix = Dense(d_in, heads * bases * len(aggregators), rows="dst")
+        self.bias = nn.Parameter(torch.zeros(d_out))
+        self.q_input, self.q_weight = Site("input", "src"), Site("weight")
+        self.q_message = Site("message", "src")
+        self.q_aggregate, self.q_update = Site("aggregate", "dst"), Site("update", "dst")
+
+    def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:
+        """One convolution over ``hop``."""
+        n = hop.graph.n_dst
+        weight = self.q_weight(self.weight)
+        found = hop.reduce(
+            lambda h: self.q_message(self.q_input(h, hop) @ weight, hop), h, self.ops
+        )  # A times [n_dst, B * L]
+        u = self.q_aggregate(torch.cat(found, 1) if len(found) > 1 else found[0], hop)
+        u = u.view(n, len(self.ops) * self.bases, self.size)  # [n_dst, A * B, L]
+        w = self.mix(h[:n], hop).view(n, self.heads, -1)  # [n_dst, H, A * B]
+        y = torch.bmm(w, u).view(n, -1)  # [n_dst, H * L]
+        return self.q_update(y + self.bias, hop)
+
+
+class EGC(Model):
+    """EGC-S (one aggregator) and EGC-M (several) networks.
+
+    Tailor, Opolka, Lio & Lane, "Do We Need Anisotropic Graph Neural Networks?", ICLR 2022,
+    arXiv:2104.01481. The paper's network: linear stem, blocks x + dropout(relu(bn(conv(x)))), head.
+
+    Args:
+        shape: input and output sizes.
+        heads: H, must divide hidden. bases: B. aggregators: of symadd, add, mean, max, min, var,
+            std. self_loops: symadd or all. Others: ``Model.stack``.
+
+    Raises: UsageError if heads does not divide hidden, or if aggregators is empty or repeats one.
+    """
+
+    gives = traits(Trait.LAYERS, Trait.LINEAR, Trait.SITES)
+    needs = (traits(Trait.HOPS),)
+
+    @classmethod
+    def declare(cls, **parameters: object):
+        """``linear`` only if every aggregator is."""
+        chosen = set(parameters.get("aggregators", ["symadd"]))  # type: ignore[call-overload]
+        linear = chosen <= {"symadd", "add", "mean"}
+        return (cls.gives if linear else cls.gives - {Trait.LINEAR}), cls.needs
+
+    def __init__(
+        self,
+        shape: Shape,
+        hidden: Count = 64,
+        depth: Count = 3,
+        heads: Count = 8,
+        bases: Count = 4,
+        aggregators: list[Aggregator] = ("symadd",),  # type: ignore[assignment]
+        self_loops: Literal["symadd", "all"] = "symadd",
+        dropout: Rate = 0.2,
+        act: Literal["relu", "elu", "gelu"] = "relu",
+        norm: Literal["none", "batch", "layer"] = "batch",
+        residual: bool = True,
+        stem: bool = True,
+    ):
+        super().__init__()
+        if not aggregators or len(set(aggregators)) < len(aggregators):
+            raise UsageError(
+                f"architecture.aggregators={list(aggregators)}: give at least one and none twice, "
+                "e.g. architecture.aggregators=[symadd,max,mean]"
+            )
+        divisible("architecture.hidden", hidden, "architecture.heads", heads)
+        operator: Literal["sym", "none"] = "sym" if "symadd" in aggregators else "none"
+        loops: Literal["diag", "edges", "none"] = "diag" if operator == "sym" else "none"
+        self.need = Need(depth, operator, "edges" if self_loops == "all" else loops)
+        names = tuple(aggregators)
+
+        def conv(d_in: int, d_out: int, last: bool) -> EGConv:
+            return EGConv(d_in, d_out, 1 if last else heads, bases, names)
+
+        self.stack(
+            shape, conv, hidden=hidden, depth=depth, dropout=dropout, act=act, norm=norm,
+            residual=residual, stem=stem,
+        )  # fmt: skip

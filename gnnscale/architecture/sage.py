@@ -1,0 +1,96 @@
+"""GraphSAGE."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from gnnscale.architecture._base import Model
+from gnnscale.core.batch import Memo
+from gnnscale.core.data import Shape
+from gnnscale.core.hop import Hop, Need
+from gnnscale.core.site import Dense, Site
+from gnnscale.core.traits import Trait, traits
+from gnnscale.core.values import Count, Rate
+
+
+class SAGEConv(nn.Module):
+    """h_i' = W_self h_i + W_neigh aggr_j h_j + b.
+
+    Hamilton, Ying & Leskovec, NeurIPS 2017, arXiv:1706.02216, alg. 1 with the sum of two maps in
+    place of one map of the concatenation (the same function). ``mean`` is the row operator, so
+    samplers may rescale it; ``max`` is the plain maximum of relu(W_pool h_j + b_pool) (eq. 3);
+    ``gcn`` is the mean over N(i) and i with one map (sec. 3.3, inductive GCN).
+
+    Args:
+        d_in, d_out: feature sizes. aggr: mean, max or gcn.
+
+    Shapes: h [n_src, d_in] -> [n_dst, d_out].
+    """
+
+    def __init__(self, d_in: int, d_out: int, aggr: str):
+        super().__init__()
+        self.aggr = aggr
+        self.neighbor = Dense(d_in, d_out, bias=True)
+        self.self = Dense(d_in, d_out, bias=False, rows="dst") if aggr != "gcn" else None
+        self.pool = Dense(d_in, d_in) if aggr == "max" else None
+        self.q_message = Site("message", "src")
+        self.q_aggregate, self.q_update = Site("aggregate", "dst"), Site("update", "dst")
+
+    def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:
+        """One convolution over ``hop``."""
+        own = h[: hop.graph.n_dst]
+        if self.pool is not None:
+            pool = self.pool
+            z = hop.reduce(lambda h: self.q_message(pool(h, hop).relu(), hop), h, "max")
+            z = self.neighbor(self.q_aggregate(z, hop), hop)
+        elif self.neighbor.in_features > self.neighbor.out_features:  # aggregate the narrower side
+            linear = nn.functional.linear
+            w = self.neighbor.q_weight(self.neighbor.weight)
+            z = hop.reduce(
+                lambda h: self.q_message(linear(self.neighbor.q_input(h, hop), w), hop), h
+            )
+            z = self.q_aggregate(z, hop) + self.neighbor.bias
+        else:
+            z = hop.reduce(lambda h: self.q_message(h, hop), h)
+            z = self.neighbor(self.q_aggregate(z, hop), hop)
+        return self.q_update(z if self.self is None else z + self.self(own, hop), hop)
+
+
+class SAGE(Model):
+    """GraphSAGE (Hamilton, Ying & Leskovec, NeurIPS 2017, arXiv:1706.02216).
+
+    Departs from alg. 1: embeddings are not L2-normalised (nor are they in OGB's and DGL's models).
+
+    Args:
+        shape: input and output sizes.
+        aggr: mean (linear), max (pooling) or gcn. Others: see ``Model.stack``.
+    """
+
+    gives = traits(Trait.LAYERS, Trait.LINEAR, Trait.SITES)
+    needs = (traits(Trait.HOPS),)
+
+    @classmethod
+    def declare(cls, **parameters: object):
+        """Without ``linear`` for the maximum."""
+        linear = parameters.get("aggr", "mean") != "max"
+        return (cls.gives if linear else cls.gives - {Trait.LINEAR}), cls.needs
+
+    def __init__(
+        self,
+        shape: Shape,
+        hidden: Count = 64,
+        depth: Count = 2,
+        aggr: Literal["mean", "max", "gcn"] = "mean",
+        dropout: Rate = 0.5,
+        act: Literal["relu", "elu", "gelu"] = "relu",
+        norm: Literal["none", "batch", "layer"] = "none",
+        residual: bool = False,
+        stem: bool = False,
+    ):
+        super().__init__()
+        operator: Literal["row", "none"] = "none" if aggr == "max" else "row"
+        self.need = Need(depth, operator=operator, loops="diag" if aggr == "gcn" else "none")
+        self.stack(
+            shape, lambda d_in, d_out, last: SAGEConv(d_in, d_out, aggr), hidden=hidden,
+            depth=depth, dropout=dropout, act=act, norm=norm, residual=residual, stem=stem,
+        )  # fmt: skip

@@ -1,0 +1,399 @@
+"""The command line: verbs, each a thin entry point. torch and DGL load only when a run starts."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gnnscale import __version__
+from gnnscale.catalog import Catalog, user_folders
+from gnnscale.core.errors import TrainingError, UsageError, unknown
+from gnnscale.overrides import Request, normalise, parse
+
+log = logging.getLogger("gnnscale")
+
+HELP = """\
+gnnscale {version}: train, compress, measure and compare efficient graph neural networks
+
+  gnnscale train  [group=option ...] [key=value ...]   train, evaluate, write a run folder
+  gnnscale check  [group=option ...] [key=value ...]   validate a composition without loading data
+  gnnscale list   [group]                              groups, options, presets, papers
+  gnnscale report [folder ...] [--format markdown]     mean ± std tables from run folders
+  gnnscale doctor                                      what works on this machine
+  gnnscale completion bash|zsh|fish                    tab completion for your shell
+
+Groups (defaults in brackets; `gnnscale list GROUP` tells what each option is):
+{groups}
+
+Keys you will want:
+  seed=3 seeds=10               first seed and how many; mean ± sample std is printed
+  trainer.epochs=40             any parameter of any chosen option: group.key=value
+  optimizer.lr=0.01 dataset.root=DIR
+  hydra.run.dir=DIR resume=DIR  where the run goes; go on with one that was stopped
+  trust=PACKAGE                 let _target_ in your YAMLs name classes of your own package
+  -m sampler=full,saint         one run per combination      --config-dir DIR  your own options
+  --cfg job                     print the composed configuration and stop
+
+`+sampler=saint`, `sampler=saint` and `++sampler=saint` mean the same; model and arch stand for
+architecture, data for dataset. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one verb and exit: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = dispatch(words)
+    except UsageError as error:
+        sys.stderr.write(f"gnnscale: {error}\n")
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+def dispatch(words: list[str]) -> int:
+    """Find the verb and run it."""
+    simple: dict[str, Callable[[list[str]], int]] = {
+        "list": list_options, "report": report, "doctor": doctor, "completion": completion,
+        "_complete": complete,
+    }  # fmt: skip
+    if words and words[0] in simple:
+        return simple[words[0]](words[1:])
+    request = parse(words)
+    catalog = Catalog.load(user_folders(words))
+    if "--version" in request.flags:
+        say(__version__)
+        return 0
+    if request.verb is None or request.verb == "help" or {"-h", "--help"} & set(request.flags):
+        say(help_text(catalog))
+        return 0
+    if request.verb in simple:
+        return simple[request.verb]([w for w in words if w != request.verb])
+    return {"train": train, "check": check}[request.verb](request, catalog)
+
+
+def say(text: str) -> None:
+    """One result to standard output; everything else goes to the log on standard error."""
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    sys.stdout.flush()
+
+
+def help_text(catalog: Catalog) -> str:
+    """The help page, with the groups as they are."""
+    lines = []
+    for group in catalog.groups:
+        default = catalog.defaults.get(group)
+        shown = "+".join(default) if isinstance(default, list) else default
+        names = " ".join(catalog.options(group))
+        lines.append(f"  {group:<13}[{shown or 'off'}] {names}")
+    return HELP.format(version=__version__, groups="\n".join(lines))
+
+
+# -- list, report, doctor, completion -----------------------------------------------------------
+
+
+def list_options(words: list[str]) -> int:
+    """``gnnscale list [group ...]``."""
+    from rich.console import Console
+    from rich.table import Table
+
+    flags = [w for w in words if w.startswith("-")]
+    groups = [w for w in words if not w.startswith("-") and w not in _values(words)]
+    if {"-h", "--help"} & set(flags):
+        say("usage: gnnscale list [GROUP ...] [--config-dir DIR]")
+        return 0
+    catalog = Catalog.load(user_folders(words))
+    aliases = {"presets": "experiment", "models": "architecture", "model": "architecture",
+               "arch": "architecture", "data": "dataset"}  # fmt: skip
+    valid = catalog.groups
+    chosen = []
+    for word in groups:
+        name = aliases.get(word, word if word in valid else word.removesuffix("s"))
+        if name not in valid:
+            raise UsageError(unknown("group", word, [*valid, *aliases]))
+        chosen.append(name)
+    out = Console(width=None if sys.stdout.isatty() else 160)
+    for group in chosen or valid:
+        default = catalog.defaults.get(group)
+        defaults = default if isinstance(default, list) else [default]
+        table = Table("option", "what it is", "paper", title=group, title_justify="left",
+                      show_edge=False)  # fmt: skip
+        for name, option in catalog.options(group).items():
+            mark = " (default)" if name in defaults else ""
+            table.add_row(f"{name}{mark}", option.summary, option.paper)
+        out.print(table)
+        if chosen:
+            for name, option in catalog.options(group).items():
+                if option.parameters and group != "experiment":
+                    keys = ", ".join(f"{k}={_short(v)}" for k, v in option.parameters.items())
+                    out.print(f"  {group}={name}: {keys}", highlight=False, markup=False)
+        out.print()
+    return 0
+
+
+def _values(words: list[str]) -> list[str]:
+    """Words that are the value of --config-dir."""
+    return [v for w, v in zip(words, words[1:], strict=False) if w in ("--config-dir", "-cd")]
+
+
+def _short(value: Any) -> str:
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) < 60 else text[:57] + "..."
+
+
+def report(words: list[str]) -> int:
+    """``gnnscale report [folder ...] [--format F] [--out FILE]``."""
+    from gnnscale.report.table import FORMATS, collect, render
+
+    parser = argparse.ArgumentParser("gnnscale report", description="mean ± sample std tables")
+    parser.add_argument("folders", nargs="*", type=Path, help="run folders, or folders of them")
+    parser.add_argument("--format", choices=FORMATS, default="table")
+    parser.add_argument("--out", type=Path, help="write to this file")
+    given = parser.parse_args(words)
+    text = render(collect(given.folders or [Path("runs")]), given.format)
+    if given.out:
+        from gnnscale.core.record import write_bytes
+
+        write_bytes(given.out, (text + "\n").encode())
+        text = str(given.out)
+    say(text)
+    return 0
+
+
+def doctor(words: list[str]) -> int:
+    """``gnnscale doctor``."""
+    from gnnscale import doctor as checks
+
+    return 0 if checks.render(checks.report()) else 1
+
+
+def completion(words: list[str]) -> int:
+    """``gnnscale completion bash|zsh|fish``."""
+    from gnnscale.completion import script
+
+    valid = ("bash", "zsh", "fish")
+    if len(words) != 1 or words[0] not in valid:
+        raise UsageError(f"{unknown('shell', ' '.join(words), valid)}; e.g. "
+                         'eval "$(gnnscale completion bash)"')  # fmt: skip
+    say(script(words[0]))
+    return 0
+
+
+def complete(words: list[str]) -> int:
+    """The hidden verb that the shells' scripts call."""
+    from gnnscale.completion import answer
+
+    say("\n".join(answer(words[0] if words else "")))
+    return 0
+
+
+# -- check and train ----------------------------------------------------------------------------
+
+
+def check(request: Request, catalog: Catalog) -> int:
+    """``gnnscale check``: the resolved plan, no data loaded."""
+    import yaml
+    from rich.console import Console
+
+    from gnnscale import compose
+
+    typed = normalise(request.overrides, catalog)
+    trusted = compose.trust(typed, os.environ.get("GNNSCALE_TRUST", ""))
+    plan = compose.check(*compose.compose(typed, catalog), catalog, trusted)
+    out = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    for group, bounds in plan.parts.items():
+        for bound in bounds:
+            out.print(f"[bold]{group}={bound.option}[/] {bound.cls.__module__}.{bound.cls.__name__}")
+            if bound.arguments:
+                text = yaml.safe_dump(dict(bound.arguments), sort_keys=False).rstrip()
+                out.print("\n".join("  " + s for s in text.splitlines()), markup=False)
+    if plan.teacher is not None:
+        parts = " ".join(f"{g}={o}" for g, o in plan.teacher.choices.items() if o)
+        out.print(f"[bold]teacher[/] {parts}")
+    out.print(f"seeds {', '.join(map(str, plan.seeds))}")
+    out.print("the composition is valid")
+    return 0
+
+
+def train(request: Request, catalog: Catalog) -> int:
+    """``gnnscale train``: through Hydra, or from a run folder with ``resume=``."""
+    set_up_log()
+    typed = normalise(request.overrides, catalog)
+    from gnnscale import compose
+
+    trusted = compose.trust(typed, os.environ.get("GNNSCALE_TRUST", ""))
+    resume = _value(typed, "resume")
+    if resume not in (None, "null"):
+        return resume_run(Path(resume), typed, catalog, trusted)
+    return Jobs(request, typed, catalog, trusted).run()
+
+
+def _value(overrides: Sequence[str], key: str) -> str | None:
+    found = [o.partition("=")[2] for o in overrides if o.lstrip("+").partition("=")[0] == key]
+    return found[-1] if found else None
+
+
+def set_up_log() -> None:
+    """One logger, to standard error; again in each job, since Hydra switches loggers off."""
+    log.disabled = False
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+
+
+def resume_run(
+    folder: Path, typed: Sequence[str], catalog: Catalog, trusted: frozenset[str]
+) -> int:
+    """Go on with a run folder: its own configuration, unfinished seeds only."""
+    from gnnscale import session
+
+    if folder.name.startswith("seed-") and (folder.parent / "config.json").exists():
+        folder = folder.parent
+    allowed = ("resume", "seeds", "trust")
+    other = [o for o in typed if o.lstrip("+").partition("=")[0] not in allowed]
+    if other:
+        raise UsageError(
+            f"resume={folder} {' '.join(other)}: a resumed run keeps its own configuration; only "
+            "seeds= may be given with it. For another composition leave resume out"
+        )
+    plan = session.load_plan(folder, catalog, trusted)
+    seeds = _value(typed, "seeds")
+    if seeds is not None:
+        if not seeds.isdecimal() or int(seeds) < 1:
+            raise UsageError(f"seeds={seeds}: not a whole number >= 1; e.g. seeds=10")
+        plan.config["seeds"] = int(seeds)
+    return run_folder(plan, folder, list(typed))
+
+
+def run_folder(plan: Any, folder: Path, typed: list[str]) -> int:
+    """Train into a folder, tell the result, and turn errors into exit codes."""
+    import shlex
+    import traceback
+
+    from gnnscale import session
+
+    command = {"command": session.typed_command(), "overrides": typed}
+    try:
+        records = session.train(plan, folder, plan.seeds, command)
+    except UsageError:
+        raise
+    except KeyboardInterrupt:
+        log.error(
+            "interrupted; everything up to the last finished epoch is saved. To go on, type\n"
+            "  gnnscale train resume=%s", shlex.quote(str(folder)),
+        )  # fmt: skip
+        return 130
+    except TrainingError as error:
+        log.error("%s: %s", folder, error)
+        return 1
+    except Exception as error:  # the last stop of a job: say it at once, keep the traceback
+        log.error("%s: %s: %s", folder, type(error).__name__, error)
+        log.error("%s", traceback.format_exc())
+        return 1
+    log.info("%s", session.summary(records))
+    say(str(folder))
+    return 0
+
+
+class Jobs:
+    """The jobs of one ``train`` command: one, or many with ``-m``."""
+
+    def __init__(
+        self, request: Request, typed: list[str], catalog: Catalog, trusted: frozenset[str]
+    ):
+        self.typed, self.catalog, self.trusted = typed, catalog, trusted
+        self.flags = [f for f in request.flags if not _is_config_dir(f)]
+        self.many = bool({"-m", "--multirun"} & set(request.flags))
+        self.codes: list[int] = []
+        self.folder: Path | None = None
+
+    def run(self) -> int:
+        """Hand over to Hydra; returns the worst job's exit code."""
+        import hydra
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        from gnnscale import compose
+
+        register_stamp()
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting
+        extra = []
+        if len(self.catalog.folders) > 1:
+            extra = [f"hydra.searchpath=[{compose.search_path(self.catalog)}]"]
+        before, sys.argv = sys.argv, [sys.argv[0], *self.flags, *extra, *self.typed]
+        try:
+            entry = hydra.main(
+                version_base="1.3", config_path=str(self.catalog.folders[0]), config_name="train"
+            )
+            entry(lambda config: self.job(config, before))()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UsageError(compose.readable(error)) from error
+        finally:
+            sys.argv = before
+        if self.many and self.folder is not None:
+            failed = sum(code != 0 for code in self.codes)
+            log.info("%d jobs, %d failed", len(self.codes), failed)
+            say(str(self.folder.parent))
+        return max(self.codes, default=0)
+
+    def job(self, config: Any, argv: list[str]) -> None:
+        """One job; its failure is told at once and does not stop the others."""
+        from hydra.core.hydra_config import HydraConfig
+        from omegaconf.errors import OmegaConfBaseException
+
+        from gnnscale import compose
+
+        set_up_log()
+        hydra = HydraConfig.get()
+        folder = Path(hydra.runtime.output_dir)
+        self.folder = folder
+        typed = list(hydra.overrides.task)
+        try:
+            sys.argv = argv
+            whole = config.copy()
+            from omegaconf import open_dict
+
+            with open_dict(whole):
+                whole.hydra = hydra
+            values, choices = compose.plain(whole)
+            plan = compose.check(values, choices, self.catalog, self.trusted)
+            self.codes.append(run_folder(plan, _short_path(folder), typed))
+        except (UsageError, OmegaConfBaseException) as error:
+            said = compose.readable(error) if isinstance(error, OmegaConfBaseException) else error
+            log.error("gnnscale: %s%s", f"{' '.join(typed)}: " if self.many else "", said)
+            self.codes.append(2)
+        if self.many and self.codes[-1] == 130:
+            raise KeyboardInterrupt
+
+
+def _is_config_dir(flag: str) -> bool:
+    return flag.partition("=")[0] in ("--config-dir", "-cd")
+
+
+def _short_path(folder: Path) -> Path:
+    """Relative to where the user stands, if it is below."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def register_stamp() -> None:
+    """``${gnnscale_stamp:}``: UTC time to the microsecond and four random hex digits."""
+    import secrets
+    from datetime import datetime, timezone
+
+    from omegaconf import OmegaConf
+
+    def stamp() -> str:
+        now = datetime.now(timezone.utc)
+        return f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
+
+    OmegaConf.register_new_resolver("gnnscale_stamp", stamp, use_cache=True, replace=True)

@@ -1,0 +1,430 @@
+"""From a composed configuration to a checked plan, and from a plan to runs.
+
+The only module that knows Hydra. Targets are never instantiated by Hydra: every one is bound to
+its signature here, all problems are collected, and only classes of gnnscale, of torch.optim or of
+a package that the user has trusted on the command line are ever imported.
+"""
+
+import importlib
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from gnnscale import lattice
+from gnnscale.catalog import Catalog
+from gnnscale.core.data import Shape
+from gnnscale.core.errors import CompositionError, UsageError, closest, unknown
+from gnnscale.core.random import Key
+from gnnscale.core.traits import Component, Trait
+from gnnscale.lattice import Member
+from gnnscale.train.loop import Run
+from gnnscale.train.meter import Meter
+from gnnscale.train.objective import Objective
+
+BUILT_IN = frozenset({"gnnscale", "torch.optim"})
+GIVEN_LATER = {"architecture": ("shape",), "optimizer": ("params",), "scheduler": ("optimizer",)}
+"""Arguments that a run supplies when it exists; everything else comes from the configuration."""
+SWAPPABLE = ("sampler", "architecture", "distillation", "quantization", "recipe", "inference",
+             "hardware", "dataset")  # fmt: skip
+REMOVABLE = ("distillation", "quantization")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One chosen option: its class and the arguments that fit its signature."""
+
+    group: str
+    option: str
+    cls: type
+    arguments: Mapping[str, Any]
+
+    def make(self, *given: Any) -> Any:
+        """Construct it, with what only a run can supply in front."""
+        return self.cls(*given, **self.arguments)
+
+
+@dataclass
+class Plan:
+    """A composition that has been checked; nothing is loaded yet."""
+
+    config: dict[str, Any]
+    choices: dict[str, Any]
+    parts: dict[str, list[Bound]]
+    members: list[Member]
+    teacher: "Plan | None" = None
+    notes: list[str] = field(default_factory=list)
+
+    def one(self, group: str) -> Bound | None:
+        """The single option of a group, None if it is off."""
+        return self.parts[group][0] if self.parts.get(group) else None
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of this run: seed, seed + 1, ..., seed + seeds - 1."""
+        return list(range(self.config["seed"], self.config["seed"] + self.config["seeds"]))
+
+
+# -- composing ----------------------------------------------------------------------------------
+
+
+def compose(overrides: Sequence[str], catalog: Catalog) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Compose normalised overrides into (plain configuration, chosen option per group)."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    def now() -> tuple[dict[str, Any], dict[str, Any]]:
+        config = hydra.compose("train", overrides=list(overrides), return_hydra_config=True)
+        return plain(config)
+
+    try:
+        if GlobalHydra.instance().is_initialized():  # inside a Hydra job: its search path holds
+            return now()
+        paths = [f"hydra.searchpath=[{search_path(catalog)}]"] if len(catalog.folders) > 1 else []
+        overrides = [*paths, *overrides]
+        with hydra.initialize_config_dir(str(catalog.folders[0]), version_base="1.3"):
+            return now()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(readable(error)) from error
+
+
+def search_path(catalog: Catalog) -> str:
+    """The user's configuration folders, as Hydra writes them."""
+    return ",".join(f"file://{folder}" for folder in catalog.folders[1:])
+
+
+def plain(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A Hydra configuration as resolved plain values, and the options chosen."""
+    from omegaconf import OmegaConf, open_dict
+
+    chosen = {k: v for k, v in config.hydra.runtime.choices.items() if "/" not in k}
+    with open_dict(config):
+        hydra_node = config.pop("hydra")
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    with open_dict(config):
+        config["hydra"] = hydra_node
+    return typing.cast(dict[str, Any], values), chosen
+
+
+def readable(error: Exception) -> str:
+    """One line of what Hydra or OmegaConf has to say."""
+    lines = [s.strip() for s in str(error).splitlines() if s.strip()]
+    keep = [s for s in lines if not s.startswith(("full_key", "object_type", "reference_type"))]
+    return " ".join(keep) or type(error).__name__
+
+
+# -- binding ------------------------------------------------------------------------------------
+
+
+def resolve(target: Any, trusted: frozenset[str]) -> type:
+    """The class behind a dotted path. Raises UsageError if it is not trusted or not there."""
+    if not isinstance(target, str) or "." not in target:
+        raise UsageError(f"_target_={target!r}: not a dotted path to a class")
+    roots = BUILT_IN | trusted
+    if not any(target == root or target.startswith(root + ".") for root in roots):
+        package = target.split(".")[0]
+        raise UsageError(
+            f"_target_={target}: package '{package}' is not trusted, so nothing of it is imported; "
+            f"type trust={package} on the command line if you trust its code"
+        )
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"_target_={target}: can't be imported ({error})") from error
+    if not isinstance(found, type):
+        raise UsageError(f"_target_={target}: not a class")
+    return found
+
+
+def nodes(group: str, node: Any, option: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """(key, option, node) of every component configured under a group."""
+    if not node:
+        return
+    if isinstance(node, Mapping) and "_target_" in node:
+        yield group, option, node
+    elif group == "recipe":
+        for i, stage in enumerate(node["stages"]):
+            yield f"{group}.stages[{i}]", option, stage
+    else:
+        for name, part in node.items():
+            yield f"{group}.{name}", name, part
+
+
+def bind(
+    key: str, group: str, option: str, node: Any, trusted: frozenset[str]
+) -> tuple[Bound | None, list[str]]:
+    """One component bound to its class's signature, or every reason why it can't be."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        what = f"'{option}' is not selected" if "." in key else f"{group}={option} has no keys"
+        hint = f"type {group}={option} too" if "." in key else f"`gnnscale list {group}` shows all"
+        return None, [f"{key}: {what}; {hint}"]
+    try:
+        cls = resolve(node["_target_"], trusted)
+    except UsageError as error:
+        return None, [f"{group}={option}: {error}"]
+    arguments = {k: v for k, v in node.items() if k not in ("_target_", "_partial_")}
+    signature = inspect.signature(cls)
+    later = GIVEN_LATER.get(group, ())
+    accepted = {n: p for n, p in signature.parameters.items() if n not in later}
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    problems = [
+        f"{key}.{unknown('key', name, accepted)}"
+        for name in arguments
+        if name not in accepted and not open_ended
+    ]
+    problems += [
+        f"{key}.{name}: has no value; type {key}.{name}=..."
+        for name, p in accepted.items()
+        if p.default is p.empty and name not in arguments
+        and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]  # fmt: skip
+    if not cls.__module__.startswith("torch."):
+        problems += wrong_values(key, cls, arguments)
+    return Bound(group, option, cls, arguments), problems
+
+
+def wrong_values(key: str, cls: type, arguments: Mapping[str, Any]) -> list[str]:
+    """Values outside the type or range that the constructor's annotations state."""
+    hints = typing.get_type_hints(cls.__init__, include_extras=True)
+    problems = []
+    for name, value in arguments.items():
+        if name not in hints:
+            continue
+        lenient = ConfigDict(strict=True, arbitrary_types_allowed=True)
+        try:
+            TypeAdapter(hints[name], config=lenient).validate_python(value)
+        except ValidationError as error:
+            said = dict.fromkeys(
+                e["msg"][0].lower() + e["msg"][1:] for e in error.errors() if e["type"] != "none"
+            )
+            problems.append(f"{key}.{name}={value}: {' or '.join(said)}")
+    return problems
+
+
+# -- checking -----------------------------------------------------------------------------------
+
+
+def member(group: str, option: str, bounds: Sequence[Bound]) -> Member:
+    """What an option states: gives of all its parts, and a way to meet the needs of each."""
+    gives: frozenset[Trait] = frozenset()
+    needs: tuple[frozenset[Trait], ...] = ()
+    for bound in bounds:
+        if issubclass(bound.cls, Component):
+            its_gives, its_needs = bound.cls.declare(**bound.arguments)
+            gives |= its_gives
+            if its_needs:
+                needs = tuple(dict.fromkeys(a | b for a in needs or (frozenset(),)
+                                            for b in its_needs))  # fmt: skip
+    return Member(group, option, gives, needs)
+
+
+def alternatives(catalog: Catalog, trusted: frozenset[str]) -> dict[str, list[Member]]:
+    """By group, every option with its default parameters as a member of the algebra."""
+    found: dict[str, list[Member]] = {}
+    for group in SWAPPABLE:
+        for name, option in catalog.options(group).items():
+            content = option.content
+            bound = [bind(k, group, o, n, trusted) for k, o, n in nodes(group, content, name)]
+            if any(problems for _, problems in bound):
+                continue
+            parts = [b for b, _ in bound if b is not None]
+            if parts:
+                found.setdefault(group, []).append(member(group, name, parts))
+    return found
+
+
+def check(
+    config: dict[str, Any],
+    choices: Mapping[str, Any],
+    catalog: Catalog,
+    trusted: frozenset[str] = frozenset(),
+    depth: int = 0,
+) -> Plan:
+    """Validate a composition without loading data.
+
+    Raises CompositionError with every problem found: unknown keys, missing or wrong values,
+    options that do not fit together (with the smallest change that helps), a device that is absent.
+    """
+    problems = [
+        f"{unknown('key', name, [*catalog.keys, *catalog.groups])}"
+        for name in config
+        if name not in catalog.groups and name not in catalog.keys and name != "user"
+    ]
+    for name in ("seed", "seeds"):
+        least = 0 if name == "seed" else 1
+        value = config.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            problems.append(f"{name}={value}: not a whole number >= {least}; e.g. {name}={least}")
+    parts: dict[str, list[Bound]] = {}
+    for group in catalog.groups:
+        option = choices.get(group)
+        for key, name, node in nodes(group, config.get(group), str(option)):
+            bound, wrong = bind(key, group, name, node, trusted)
+            problems += wrong
+            if bound is not None and not wrong:
+                parts.setdefault(group, []).append(bound)
+    members = []
+    for group in SWAPPABLE:
+        bounds = parts.get(group, [])
+        if group == "distillation":
+            members += [member(group, b.option, [b]) for b in bounds]
+        elif bounds:
+            members.append(member(group, bounds[0].option, bounds))
+    if not problems:
+        for required in ("dataset", "sampler", "architecture", "recipe", "optimizer", "trainer",
+                         "hardware", "inference"):  # fmt: skip
+            if required not in parts:
+                options = "|".join(catalog.options(required))
+                problems.append(f"{required}: nothing is selected; type {required}={options}")
+    if not problems and lattice.unmet(members):
+        found = lattice.repairs(members, alternatives(catalog, trusted), REMOVABLE)
+        problems.append(lattice.explain(members, found))
+    if not problems:
+        problems += try_out(parts)
+    plan = Plan(config, dict(choices), parts, members)
+    if not problems and depth == 0 and Trait.TEACHER in lattice.given(members):
+        try:
+            plan.teacher = teacher_plan(plan, catalog, trusted)
+        except UsageError as error:
+            problems.append(f"teacher: {error}")
+    if problems:
+        raise CompositionError("\n".join(problems))
+    return plan
+
+
+def try_out(parts: Mapping[str, Sequence[Bound]]) -> list[str]:
+    """Construct everything on toy arguments: constructors refuse what no annotation can say."""
+    problems: list[str] = []
+
+    def attempt(bound: Bound, *given: Any) -> Any:
+        try:
+            return bound.make(*given)
+        except UsageError as error:
+            problems.append(str(error))
+        except (ValueError, TypeError) as error:
+            problems.append(f"{bound.group}={bound.option}: {error}")
+        return None
+
+    made = {}
+    for group, bounds in parts.items():
+        if group not in GIVEN_LATER:
+            made[group] = [attempt(bound) for bound in bounds]
+    with torch.device("meta"):
+        model = attempt(parts["architecture"][0], Shape(8, 3))
+    if model is not None and made["sampler"][0] is not None:
+        try:
+            made["sampler"][0].check(model.need)
+        except UsageError as error:
+            problems.append(str(error))
+    parameter = torch.zeros(1, requires_grad=True)
+    optimizer = attempt(parts["optimizer"][0], [parameter])
+    if optimizer is not None and parts.get("scheduler"):
+        attempt(parts["scheduler"][0], optimizer)
+    return problems
+
+
+def teacher_plan(plan: Plan, catalog: Catalog, trusted: frozenset[str]) -> Plan | None:
+    """The composition that trains the teacher; None if a finished run is read instead.
+
+    It shares the student's dataset, seed and hardware, so that both see the same split.
+    """
+    wanted = plan.config.get("teacher") or {}
+    valid = ("run", "architecture", "overrides")
+    for name in wanted:
+        if name not in valid:
+            raise UsageError(f"teacher.{unknown('key', name, valid)}")
+    source = wanted.get("run")
+    if source and Path(source).is_dir():
+        return None
+    experiments = catalog.options("experiment")
+    if source and source not in experiments:
+        near = closest(str(source), experiments)
+        raise UsageError(
+            f"teacher={source}: neither a run folder nor a preset{near}; presets: "
+            f"{', '.join(experiments)}"
+        )
+    from gnnscale.overrides import normalise
+
+    typed = normalise(list(wanted.get("overrides") or []), catalog)
+    start = [f"experiment={source}"] if source else [f"architecture={wanted['architecture']}"]
+    config, choices = compose([*start, *typed], catalog)
+    for shared in ("dataset", "hardware", "seed"):
+        config[shared] = plan.config[shared]
+        if shared in plan.choices:
+            choices[shared] = plan.choices[shared]
+    return check(config, choices, catalog, trusted, depth=1)
+
+
+# -- building -----------------------------------------------------------------------------------
+
+
+def build(
+    plan: Plan, seed: int, folder: Path, make_teacher: Callable[[Path], Run] | None = None
+) -> Run:
+    """Load the data and make the run of one seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def make(group: str, *given: Any) -> Any:
+        bound = plan.one(group)
+        return None if bound is None else bound.make(*given)
+
+    hardware = make("hardware")
+    hardware.apply()
+    meter = Meter(hardware.device)
+    with meter.phase("load"):
+        data = make("dataset").load(seed)
+    sampler = make("sampler")
+    Key(seed, "init").seed_torch()
+    model = make("architecture", sampler.shape(data))
+    quantizer = make("quantization")
+    if quantizer is not None:
+        quantizer.attach(model)
+    terms = {bound.option: bound.make() for bound in plan.parts.get("distillation", [])}
+    return Run(
+        folder=folder,
+        seed=seed,
+        config={**plan.config, "seed": seed, "seeds": 1},
+        choices=plan.choices,
+        data=data,
+        sampler=sampler,
+        model=model,
+        objective=Objective(data.task, terms),
+        trainer=make("trainer"),
+        inference=make("inference"),
+        hardware=hardware,
+        meter=meter,
+        make_optimizer=lambda groups: make("optimizer", groups),
+        make_scheduler=lambda optimizer: make("scheduler", optimizer),
+        make_teacher=make_teacher,
+        listeners=[bound.make() for bound in plan.parts.get("logger", [])],
+        notes=list(plan.notes),
+    )
+
+
+def stages(plan: Plan) -> list[Any]:
+    """The recipe's stages, in order."""
+    return [bound.make() for bound in plan.parts["recipe"]]
+
+
+def trust(typed: Iterable[str], environment: str = "") -> frozenset[str]:
+    """Packages the user trusts, from what was typed or the environment, never from a YAML file.
+
+    The current folder becomes importable if there are any.
+    """
+    names: set[str] = set(filter(None, environment.replace(",", " ").split()))
+    for override in typed:
+        key, _, value = override.lstrip("+").partition("=")
+        if key == "trust":
+            names |= set(filter(None, value.strip("[]").replace(",", " ").split()))
+    if names and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return frozenset(names)

@@ -1,0 +1,100 @@
+"""What a sampler hands to a model, and what a model hands to the losses."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from gnnscale.core.hop import Hop
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training or inference step's input.
+
+    x: [n_src, F] features, or [n_src, R, F] when propagated beforehand.
+    hops: one per layer; () if nothing is left to propagate.
+    nodes: [n_src] global node ids.
+    rows: [n_seed] positions of the seeds, valid at every level (destinations come first).
+    ids: [n_seed] what is predicted: node ids, or graph ids at graph level; teachers are indexed so.
+    y: [n_seed] int64 or [n_seed, C] float32.
+    labeled: [n_seed] bool: rows with a training label; the others serve distillation.
+    weight: [n_seed] absolute loss weights, whose weighted SUM is the loss; None: mean over labeled.
+    segment: [n_src] owner graph or root, for pooled readout.
+    extra: named inputs (training labels, hop codes). views: further views of the same seeds.
+    key: (seed, epoch, step), from which every random draw of the step derives.
+    """
+
+    x: Tensor
+    hops: tuple[Hop, ...]
+    nodes: Tensor
+    rows: Tensor
+    ids: Tensor
+    y: Tensor
+    labeled: Tensor
+    weight: Tensor | None = None
+    segment: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    views: tuple["Batch", ...] = ()
+    key: tuple[int, int, int] = (0, 0, 0)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device; a hop listed many times is moved once."""
+        moved: dict[int, Hop] = {}
+        for hop in self.hops:
+            moved.setdefault(id(hop), hop.to(device))
+        names = ("x", "nodes", "rows", "ids", "y", "labeled", "weight", "segment")
+        parts = {n: getattr(self, n) for n in names}
+        return replace(
+            self,
+            hops=tuple(moved[id(hop)] for hop in self.hops),
+            extra={name: value.to(device) for name, value in self.extra.items()},
+            views=tuple(view.to(device) for view in self.views),
+            **{n: v.to(device, non_blocking=True) for n, v in parts.items() if v is not None},
+        )
+
+    def mean(self, values: Tensor, chosen: Tensor) -> Tensor:
+        """Mean of per-seed ``values`` over ``chosen`` seeds, corrected for the sampler's bias.
+
+        With sampler weights w: sum_chosen w v / sum_chosen w (a self-normalised estimate, for terms
+        whose population the sampler does not know). 0 if none is chosen. [n_seed] -> scalar.
+        """
+        w = chosen.to(values.dtype)
+        if self.weight is not None:
+            w = w * self.weight
+        return (values * w).sum() / w.sum().clamp(min=torch.finfo(values.dtype).tiny)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model computes for a batch.
+
+    logits: [n_seed, C]. levels: the rows of each hidden level, levels[-1] being what the classifier
+    reads. supervised: [n_seed] bool, rows the model leaves to the loss (label reuse), or None.
+    aux: further tensors (residuals, iteration counts).
+    """
+
+    logits: Tensor
+    levels: tuple[Tensor, ...] = ()
+    rows: Tensor | None = None
+    supervised: Tensor | None = None
+    aux: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def hidden(self, level: int) -> Tensor:
+        """Seed rows of a hidden level, gathered only when asked for: [n_seed, D]."""
+        return self.levels[level][self.rows]
+
+
+class Memo:
+    """What layers of one forward pass may share: the batch, and values kept by name (h0, JK)."""
+
+    def __init__(self, batch: Batch):
+        self.batch = batch
+        self.kept: dict[str, Tensor] = {}
+
+    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """The value kept under ``name``, made on first use."""
+        if name not in self.kept:
+            self.kept[name] = make()
+        return self.kept[name]

@@ -1,0 +1,106 @@
+"""Datasets as values: the graph, features, labels, splits and task; and what models learn of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gnnscale.core.ops.adjacency import Adjacency
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is predicted and how it is scored.
+
+    ``kind``: ``single`` (one class per row, cross-entropy, accuracy) or ``multi`` (any number of
+    classes per row, binary cross-entropy summed over classes, micro-F1 at logit > 0).
+    """
+
+    level: str = "node"
+    kind: str = "single"
+    classes: int = 2
+
+    @property
+    def metric(self) -> str:
+        """Name of the score; for both kinds higher is better."""
+        return "accuracy" if self.kind == "single" else "micro_f1"
+
+    def losses(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Loss per row. Shapes: logits [n, C], y [n] or [n, C] -> [n]."""
+        if self.kind == "single":
+            return F.cross_entropy(logits, y, reduction="none")
+        return F.binary_cross_entropy_with_logits(logits, y, reduction="none").sum(-1)
+
+    def score(self, logits: Tensor, y: Tensor) -> float:
+        """Score of predictions in [0, 1]. Shapes: logits [n, C], y [n] or [n, C]."""
+        if len(y) == 0:
+            return float("nan")
+        if self.kind == "single":
+            return (logits.argmax(-1) == y).double().mean().item()
+        said, true = logits > 0, y > 0.5
+        hit = (said & true).sum().item()
+        return 2 * hit / max(said.sum().item() + true.sum().item(), 1)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that a model's constructor needs."""
+
+    features: int
+    classes: int
+    operators: int = 1
+
+
+@dataclass(frozen=True)
+class GraphData:
+    """One attributed graph.
+
+    graph: in-edges by destination; no self-loops, no duplicates (operators add loops themselves).
+    x: [N, F] features. y: [N] int64, -1 where unknown, or [N, C] float32.
+    splits: node ids of ``train``, ``valid``, ``test``.
+    inductive: training may touch only training nodes and the edges among them.
+    facts: what was done to the raw data, for the record.
+    """
+
+    name: str
+    graph: Adjacency
+    x: Tensor
+    y: Tensor
+    splits: Mapping[str, Tensor]
+    task: Task
+    inductive: bool = False
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes N."""
+        return self.graph.n_dst
+
+    @property
+    def shape(self) -> Shape:
+        """Sizes for a model that reads the raw features."""
+        return Shape(self.x.shape[1], self.task.classes)
+
+    def mask(self, split: str) -> Tensor:
+        """[N] bool: which nodes are in ``split``."""
+        chosen = torch.zeros(self.nodes, dtype=torch.bool)
+        chosen[self.splits[split]] = True
+        return chosen
+
+    def with_(self, **changes) -> "GraphData":
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What a trained teacher says of every node: rows are indexed by global node id.
+
+    logits: [N, C]. hidden: per level [N, D], possibly empty. source: where it came from.
+    """
+
+    logits: Tensor
+    hidden: tuple[Tensor, ...] = ()
+    source: str = ""

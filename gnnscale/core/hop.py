@@ -1,0 +1,125 @@
+"""One message-passing step, and what a model states about the steps it needs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gnnscale.core import ops
+from gnnscale.core.ops.adjacency import Adjacency
+
+AGGREGATORS = ("sum", "add", "mean", "max", "min", "var", "std")
+STD_EPS = 1e-5
+"""Under the root of ``std`` (EGC, sec. 3.1)."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a model asks of its hops.
+
+    depth: how many. operator: the matrix that "sum" multiplies by: ``sym`` D^-1/2 A D^-1/2, ``row``
+    D^-1 A, ``none`` A. loops: where the self entry goes: ``diag`` (A + I, kept apart from the
+    edges, which is faster), ``edges`` (A + I as real edges, for attention) or ``none``.
+    """
+
+    depth: int
+    operator: Literal["sym", "row", "none"] = "none"
+    loops: Literal["diag", "edges", "none"] = "none"
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One step src -> dst; the dst nodes are the first src nodes.
+
+    The operator entry of edge j -> i is dst_i * weight_ij * src_j. Symmetric and row norms factor
+    into ``src`` and ``dst`` and so use the fast unweighted kernel; ``weight`` holds only what does
+    not factor (SAINT's 1/alpha). ``diag`` is the self entry. ``degree`` is the in-degree in the
+    full graph, ``segment`` the owner graph of each source.
+
+    Shapes: src [n_src], dst [n_dst], weight [E], diag [n_dst], edge [E, F_e], degree [n_src],
+    segment [n_src].
+    """
+
+    graph: Adjacency
+    src: Tensor | None = None
+    dst: Tensor | None = None
+    weight: Tensor | None = None
+    diag: Tensor | None = None
+    edge: Tensor | None = None
+    degree: Tensor | None = None
+    segment: Tensor | None = None
+
+    def lift(self, h: Tensor) -> Tensor:
+        """Rows of the previous level to source rows, [n_prev, D] -> [n_src, D].
+
+        The identity here; historical hops push the batch's rows and append pulled ones.
+        """
+        return h
+
+    def drop(self, h: Tensor, p: float) -> Tensor:
+        """Dropout with rate ``p``, a fresh mask per call."""
+        return F.dropout(h, p) if p else h
+
+    def reduce(
+        self,
+        message: Callable[[Tensor], Tensor],
+        h: Tensor,
+        op: str | tuple[str, ...] = "sum",
+        weight: Tensor | None = None,
+    ):
+        """Aggregate ``message(h)`` over the in-edges of every destination.
+
+        "sum" carries the operator: out_i = sum_j w_ij m_j + diag_i m_i; with ``weight`` [E, heads]
+        (attention) that replaces the operator. "add", "mean", "max", "min", "var", "std" are plain
+        set aggregators, 0 on the empty set; var = mean(m^2) - mean(m)^2.
+
+        Shapes: message(h) [n_src, D] (or [n_src, heads, D] with weight) -> [n_dst, D]; a tuple of
+        names gives a tuple of results.
+        """
+        m = message(h)
+        if isinstance(op, str):
+            return self._reduce(m, op, weight)
+        return tuple(self._reduce(m, name, weight) for name in op)
+
+    def _reduce(self, m: Tensor, op: str, weight: Tensor | None) -> Tensor:
+        if op == "sum":
+            return ops.total(self.graph, m, weight) if weight is not None else self._operator(m)
+        if op == "add":
+            return ops.total(self.graph, m)
+        if op == "mean":
+            count = self.graph.in_degree.clamp(min=1).to(m.dtype)
+            return ops.total(self.graph, m) / count.unsqueeze(1)
+        if op in ("max", "min"):
+            return ops.extreme(self.graph, m, 1 if op == "max" else -1)
+        if op in ("var", "std"):
+            variance = self._reduce(m * m, "mean", None) - self._reduce(m, "mean", None).square()
+            return variance if op == "var" else (F.relu(variance) + STD_EPS).sqrt()
+        raise ValueError(f"aggregator '{op}' does not exist; valid: {', '.join(AGGREGATORS)}")
+
+    def _operator(self, m: Tensor) -> Tensor:
+        z = m if self.src is None else m * self.src.unsqueeze(1)
+        z = ops.total(self.graph, z, self.weight)
+        if self.dst is not None:
+            z = z * self.dst.unsqueeze(1)
+        return z if self.diag is None else torch.addcmul(z, m[: len(z)], self.diag.unsqueeze(1))
+
+    def edges(self, fn: Callable[[Tensor, Tensor], Tensor], h_src: Tensor, h_dst: Tensor) -> Tensor:
+        """Values per edge, fn(h_src[j], h_dst[i]).
+
+        Shapes: h_src [n_src, ...], h_dst [n_dst, ...] -> [E, ...].
+        """
+        return fn(h_src.index_select(0, self.graph.indices), h_dst.index_select(0, self.graph.dst))
+
+    def softmax(self, e: Tensor) -> Tensor:
+        """Softmax over the in-edges of each destination, [E, heads] -> [E, heads]."""
+        return ops.softmax(self.graph, e)
+
+    def to(self, device: torch.device | str) -> "Hop":
+        """The same hop on another device."""
+        names = ("graph", "src", "dst", "weight", "diag", "edge", "degree", "segment")
+        parts = {n: getattr(self, n) for n in names}
+        moved = {n: v.to(device) for n, v in parts.items() if v is not None}
+        return self if self.graph.device == torch.device(device) else replace(self, **moved)

@@ -1,0 +1,137 @@
+"""Message-passing products with gradients, over interchangeable kernels.
+
+``hardware.kernel`` picks the backend: ``dgl``, ``numba``, ``torch`` or ``auto`` (per product the
+fastest one measured on that device). A backend is a module with eight functions on raw tensors;
+gradients are written once, here.
+"""
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from gnnscale.core.errors import UsageError, unknown
+from gnnscale.core.ops import dgl_kernels, numba_kernels, torch_kernels
+from gnnscale.core.ops.adjacency import Adjacency
+
+BACKENDS: dict[str, ModuleType] = {
+    "dgl": dgl_kernels,
+    "numba": numba_kernels,
+    "torch": torch_kernels,
+}
+FASTEST = {"cpu": {"total": "dgl"}, "cuda": {}}
+"""Measured exceptions to the first backend of each device's order of preference."""
+PREFERRED = {"cpu": ("numba", "dgl", "torch"), "cuda": ("dgl", "torch")}
+
+_choice = "auto"
+
+
+def select(kernel: str) -> None:
+    """Choose the backend for every later product. Raises UsageError if there is no such one."""
+    if kernel != "auto" and kernel not in BACKENDS:
+        raise UsageError(unknown("hardware.kernel", kernel, ["auto", *BACKENDS]))
+    global _choice
+    _choice = kernel
+
+
+def backend(product: str, device: torch.device) -> ModuleType:
+    """The module that computes ``product`` on ``device``."""
+    name = _choice
+    if name == "auto":
+        usable = [b for b in PREFERRED[device.type] if device.type in BACKENDS[b].DEVICES]
+        fastest = FASTEST[device.type].get(product, usable[0])
+        name = fastest if fastest in usable else usable[0]
+    module = BACKENDS[name]
+    if device.type not in module.DEVICES:
+        raise UsageError(
+            f"hardware.kernel={name}: does not run on {device.type}; "
+            f"choose hardware.kernel=auto or {PREFERRED[device.type][-1]}"
+        )
+    return module
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, adj, x):
+        ctx.adj = adj
+        return backend("total", x.device).total(adj, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        return None, backend("total", g.device).total(ctx.adj.T, g)
+
+
+class _WeightedTotal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, adj, x, w):
+        ctx.adj = adj
+        ctx.save_for_backward(x, w)
+        return backend("weighted_total", x.device).weighted_total(adj, x, w)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        kernel, back = backend("weighted_total", g.device), ctx.adj.T
+        gx = kernel.weighted_total(back, g, w[back.edges]) if ctx.needs_input_grad[1] else None
+        gw = kernel.dot(ctx.adj, g, x) if ctx.needs_input_grad[2] else None
+        return None, gx, gw
+
+
+class _Extreme(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, adj, x, sign):
+        out, arg = backend("extreme", x.device).extreme(adj, x, sign)
+        ctx.adj = adj
+        ctx.save_for_backward(arg)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        (arg,) = ctx.saved_tensors
+        return None, backend("extreme", g.device).extreme_back(ctx.adj, g, arg), None
+
+
+class _Softmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, adj, e):
+        s = backend("softmax", e.device).softmax(adj, e)
+        ctx.adj = adj
+        ctx.save_for_backward(s)
+        return s
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        (s,) = ctx.saved_tensors
+        return None, backend("softmax", g.device).softmax_back(ctx.adj, s, g)
+
+
+def total(adj: Adjacency, x: Tensor, weight: Tensor | None = None) -> Tensor:
+    """sum over in-edges e = (j -> i) of weight_e x_j.
+
+    Shapes: x [n_src, D], weight None or [E] -> [n_dst, D]; x [n_src, H, D], weight [E, H] ->
+    [n_dst, H, D]. Destinations without in-edges get 0.
+    """
+    if weight is None:
+        flat = x.reshape(len(x), -1)  # [n_src, H * D]
+        return _Total.apply(adj, flat).reshape(adj.n_dst, *x.shape[1:])
+    if weight.dim() == 1:
+        return _WeightedTotal.apply(adj, x.unsqueeze(1), weight.unsqueeze(1)).squeeze(1)
+    return _WeightedTotal.apply(adj, x, weight)
+
+
+def extreme(adj: Adjacency, x: Tensor, sign: int) -> Tensor:
+    """Largest (sign 1) or smallest (-1) value over in-edges, 0 where there are none.
+
+    Shapes: x [n_src, D] -> [n_dst, D]. The gradient goes to one edge per value.
+    """
+    return _Extreme.apply(adj, x, sign)
+
+
+def softmax(adj: Adjacency, e: Tensor) -> Tensor:
+    """Softmax over the in-edges of each destination. Shapes: [E, H] -> [E, H]."""
+    return _Softmax.apply(adj, e)

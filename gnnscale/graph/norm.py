@@ -1,0 +1,70 @@
+"""Propagation operators, factored so that products use the unweighted kernel."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gnnscale.core.hop import Hop, Need
+from gnnscale.core.ops.adjacency import Adjacency
+
+
+class Factors(NamedTuple):
+    """Operator entry of edge j -> i: dst_i * src_j; self entry: diag_i. None stands for ones."""
+
+    src: Tensor | None
+    dst: Tensor | None
+    diag: Tensor | None
+
+
+def factors(adj: Adjacency, need: Need, dtype: torch.dtype = torch.float32) -> Factors:
+    """Factors of the operator that ``need`` names, from the degrees of ``adj``.
+
+    With d the degrees plus one where ``need.loops`` is not "none":
+        sym: src = d_out^-1/2, dst = d_in^-1/2, diag = src * dst   (Kipf & Welling 2017, eq. 2)
+        row: dst = 1 / d_in, diag = 1 / d_in
+        none: no factors, diag = 1
+    Nodes of degree 0 get factor 0. Shapes: each [N] of a square ``adj`` without self-loops.
+    """
+    loop = need.loops != "none"
+    d_in = (adj.in_degree + loop).to(dtype)
+    if need.operator == "sym":
+        d_out = (adj.out_degree + loop).to(dtype)
+        src, dst = _power(d_out, -0.5), _power(d_in, -0.5)
+        diag = src * dst
+    elif need.operator == "row":
+        src, dst = None, _power(d_in, -1.0)
+        diag = dst
+    else:
+        src = dst = None
+        diag = torch.ones(adj.n_dst, dtype=dtype, device=adj.device)
+    return Factors(src, dst, diag if need.loops == "diag" else None)
+
+
+def _power(d: Tensor, exponent: float) -> Tensor:
+    return torch.where(d > 0, d.clamp(min=1).pow(exponent), 0)
+
+
+def with_loops(adj: Adjacency) -> Adjacency:
+    """The square adjacency with one self-loop per node, last in its row; E becomes E + N.
+
+    ``edges`` of the result: the edge each came from, -1 for the loops.
+    """
+    n = adj.n_dst
+    nodes = torch.arange(n, dtype=torch.int32, device=adj.device)
+    shift = torch.arange(n + 1, dtype=torch.int64, device=adj.device)
+    at = torch.arange(adj.n_edges, device=adj.device) + adj.dst  # one loop before every row's start
+    indices = torch.empty(adj.n_edges + n, dtype=torch.int32, device=adj.device)
+    edges = torch.full((adj.n_edges + n,), -1, dtype=torch.int64, device=adj.device)
+    indptr = adj.indptr + shift
+    indices[indptr[1:] - 1] = nodes
+    indices[at] = adj.indices
+    edges[at] = torch.arange(adj.n_edges, device=adj.device)
+    return Adjacency(indptr, indices, n, edges)
+
+
+def whole_hop(adj: Adjacency, need: Need, dtype: torch.dtype = torch.float32) -> Hop:
+    """One exact step over a whole graph."""
+    src, dst, diag = factors(adj, need, dtype)
+    graph = with_loops(adj) if need.loops == "edges" else adj
+    return Hop(graph=graph, src=src, dst=dst, diag=diag, degree=adj.in_degree)

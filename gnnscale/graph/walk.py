@@ -1,0 +1,218 @@
+"""Random draws on a graph, compiled: walks, weighted nodes, edges and frontiers.
+
+Every draw is a hash (splitmix64; Steele, Lea and Flood, OOPSLA 2014) of a stream and a counter.
+Subgraph k draws from stream k of a key word, so it is the same whichever thread draws it, and
+whatever was drawn before. ``walk``, ``pick``, ``pairs`` and ``frontier`` fill one subgraph;
+the same names with ``_pool`` fill row b of ``out`` with subgraph first + b, in parallel.
+"""
+
+import numba
+import numpy as np
+
+STEP = np.uint64(0x9E3779B97F4A7C15)
+MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+MIX_2 = np.uint64(0x94D049BB133111EB)
+UNIT = 2.0**-53
+
+
+@numba.njit(cache=True, nogil=True)
+def draw(stream, i):
+    """The i-th 64-bit word of a stream (i >= 0); also stream i of a key word."""
+    z = stream + (np.uint64(i) + np.uint64(1)) * STEP
+    z = (z ^ (z >> np.uint64(30))) * MIX_1
+    z = (z ^ (z >> np.uint64(27))) * MIX_2
+    return z ^ (z >> np.uint64(31))
+
+
+@numba.njit(cache=True, nogil=True)
+def unit(stream, i):
+    """The i-th draw of a stream as a number in [0, 1), of 53 bits."""
+    return np.float64(draw(stream, i) >> np.uint64(11)) * UNIT
+
+
+@numba.njit(cache=True, nogil=True)
+def below(stream, i, n):
+    """The i-th draw of a stream as a whole number in [0, n); unequal by less than n / 2^53."""
+    return np.int64(unit(stream, i) * n)
+
+
+@numba.njit(cache=True, nogil=True)
+def walk(indptr, indices, roots, length, stream, out):
+    """``roots`` uniform nodes, then ``length`` uniform steps; a node without in-edges stays put.
+
+    out [roots * (length + 1)]. Walks advance side by side, so that their cache misses overlap.
+    """
+    n = len(indptr) - 1
+    for i in range(roots):
+        out[i] = below(stream, i, n)
+    for i in range(roots, roots * (length + 1)):
+        v = out[i - roots]
+        d = indptr[v + 1] - indptr[v]
+        out[i] = indices[indptr[v] + below(stream, i, d)] if d > 0 else v
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def walk_pool(indptr, indices, roots, length, word, first, out):
+    """Row b of ``out`` is the walk of subgraph first + b."""
+    for b in numba.prange(len(out)):
+        walk(indptr, indices, roots, length, draw(word, first + b), out[b])
+
+
+@numba.njit(cache=True, nogil=True)
+def alias(weight):
+    """Tables for drawing i with probability weight_i / sum in constant time (Vose 1991)."""
+    n = len(weight)
+    keep = weight * (n / weight.sum())
+    other = np.arange(n).astype(np.int32)
+    small, large = np.empty(n, np.int32), np.empty(n, np.int32)
+    n_small = n_large = 0
+    for i in range(n):
+        if keep[i] < 1:
+            small[n_small] = i
+            n_small += 1
+        else:
+            large[n_large] = i
+            n_large += 1
+    while n_small and n_large:
+        n_small -= 1
+        i, j = small[n_small], large[n_large - 1]
+        other[i] = j
+        keep[j] -= 1 - keep[i]
+        if keep[j] < 1:
+            n_large -= 1
+            small[n_small] = j
+            n_small += 1
+    for i in range(n_small):  # rounding error leaves these at almost 1
+        keep[small[i]] = 1
+    return keep, other
+
+
+@numba.njit(cache=True, nogil=True)
+def pick(keep, other, stream, out):
+    """Draws with replacement from the distribution that ``alias`` tabulated; out [draws]."""
+    for i in range(len(out)):
+        u = unit(stream, i) * len(keep)
+        j = np.int64(u)
+        out[i] = j if u - j < keep[j] else other[j]
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def pick_pool(keep, other, word, first, out):
+    """Row b of ``out`` is the draw of subgraph first + b."""
+    for b in numba.prange(len(out)):
+        pick(keep, other, draw(word, first + b), out[b])
+
+
+@numba.njit(cache=True, nogil=True)
+def pairs(indptr, indices, rows, stream, out):
+    """Both ends of drawn edges: a uniform target among ``rows``, then a uniform in-edge of it.
+
+    out [2 * edges]; ``rows`` are the nodes with in-edges.
+    """
+    for i in range(0, len(out), 2):
+        v = rows[below(stream, i, len(rows))]
+        out[i] = v
+        out[i + 1] = indices[indptr[v] + below(stream, i + 1, indptr[v + 1] - indptr[v])]
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def pairs_pool(indptr, indices, rows, word, first, out):
+    """Row b of ``out`` is the draw of subgraph first + b."""
+    for b in numba.prange(len(out)):
+        pairs(indptr, indices, rows, draw(word, first + b), out[b])
+
+
+@numba.njit(cache=True, nogil=True)
+def frontier(indptr, indices, size, clip, stream, out):
+    """A frontier of uniform nodes, one of which moves at each step: chosen by degree, to a neighbour.
+
+    out [budget]: the ``size`` first nodes, then every node moved to. The degrees, at most ``clip``
+    each, stand in a Fenwick tree, so that a step costs O(log size).
+    """
+    n = len(indptr) - 1
+    tree = np.zeros(size + 1, np.int64)
+    front = np.empty(size, np.int64)
+    total = 0
+    top = 1
+    while 2 * top <= size:
+        top *= 2
+    for i in range(size):
+        v = below(stream, i, n)
+        front[i] = out[i] = v
+        d = min(indptr[v + 1] - indptr[v], clip)
+        total += d
+        tree[i + 1] += d
+        up = i + 1 + ((i + 1) & -(i + 1))
+        if up <= size:
+            tree[up] += tree[i + 1]
+    for i in range(size, len(out)):
+        if total == 0:  # nobody can move
+            out[i] = out[0]
+            continue
+        rest = below(stream, 2 * i, total)
+        at, half = 0, top
+        while half:
+            if at + half <= size and tree[at + half] <= rest:
+                at += half
+                rest -= tree[at]
+            half //= 2
+        v = front[at]
+        old = indptr[v + 1] - indptr[v]
+        v = indices[indptr[v] + below(stream, 2 * i + 1, old)]
+        front[at] = out[i] = v
+        change = min(indptr[v + 1] - indptr[v], clip) - min(old, clip)
+        total += change
+        at += 1
+        while at <= size:
+            tree[at] += change
+            at += at & -at
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def frontier_pool(indptr, indices, size, clip, word, first, out):
+    """Row b of ``out`` is the draw of subgraph first + b."""
+    for b in numba.prange(len(out)):
+        frontier(indptr, indices, size, clip, draw(word, first + b), out[b])
+
+
+@numba.njit(cache=True, nogil=True)
+def mark(out, marks, total, limit):
+    """Set bit b of marks[v] for every v in row b, until more than ``limit`` nodes are marked.
+
+    ``total`` counts distinct nodes per row. Returns (rows marked, new total).
+    """
+    for b in range(len(out)):
+        if total > limit:
+            return b, total
+        bit = np.uint64(1) << np.uint64(b)
+        for i in range(out.shape[1]):
+            old = marks[out[b, i]]
+            total += np.int64((old & bit) == np.uint64(0))
+            marks[out[b, i]] = old | bit
+    return len(out), total
+
+
+@numba.njit(cache=True, nogil=True)
+def _ones(z):
+    """Number of set bits of a 64-bit word."""
+    z = z - ((z >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    z = (z & np.uint64(0x3333333333333333)) + ((z >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    z = (z + (z >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int32((z * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def count(indptr, indices, marks, nodes, edges):
+    """Add to ``nodes`` [N] and ``edges`` [E] in how many marked subgraphs each of them lies.
+
+    An edge lies in the subgraphs that hold both its ends: one ``and`` and one bit count for up to
+    64 subgraphs. An empty ``edges`` leaves them out.
+    """
+    for i in numba.prange(len(nodes)):
+        mine = marks[i]
+        if mine == np.uint64(0):
+            continue
+        nodes[i] += _ones(mine)
+        if len(edges):
+            for e in range(indptr[i], indptr[i + 1]):
+                edges[e] += _ones(mine & marks[indices[e]])

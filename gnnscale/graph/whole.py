@@ -1,0 +1,38 @@
+"""The whole graph as one batch: full-batch training and exact inference share it."""
+
+import torch
+from torch import Tensor
+
+from gnnscale.core.batch import Batch
+from gnnscale.core.data import GraphData
+from gnnscale.core.hop import Need
+from gnnscale.graph.induce import induce
+from gnnscale.graph.norm import whole_hop
+
+
+def whole_batch(data: GraphData, need: Need) -> Batch:
+    """Every node of ``data`` as a seed, the same hop ``need.depth`` times."""
+    hops = (whole_hop(data.graph, need, data.x.dtype),) * need.depth
+    ids = torch.arange(data.nodes)
+    return Batch(
+        x=data.x, hops=hops, nodes=ids, rows=ids, ids=ids, y=data.y, labeled=data.mask("train")
+    )  # fmt: skip
+
+
+def training_graph(data: GraphData) -> tuple[GraphData, Tensor]:
+    """The graph that training may see, and the global id of each of its nodes.
+
+    Transductive data is returned as it is. Inductive data is cut to the training nodes and the
+    edges among them, so that no test node's feature, label or edge can reach training.
+    """
+    if not data.inductive:
+        return data, torch.arange(data.nodes)
+    ids = data.splits["train"].sort().values
+    empty = torch.empty(0, dtype=torch.int64)
+    cut = data.with_(
+        graph=induce(data.graph, ids),
+        x=data.x[ids],
+        y=data.y[ids],
+        splits={"train": torch.arange(len(ids)), "valid": empty, "test": empty},
+    )
+    return cut, ids

@@ -1,0 +1,70 @@
+"""What every sampler is: a source of batches that owns all state that crosses batches."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gnnscale.core.batch import Batch
+from gnnscale.core.data import GraphData, Shape
+from gnnscale.core.hop import Need
+from gnnscale.core.random import Key
+from gnnscale.core.traits import Component
+
+
+class Sampler(Component):
+    """Turns a graph into training batches.
+
+    The loop calls ``prepare`` once, ``plan`` once per epoch, ``sample`` and ``bind`` once per step
+    and ``commit`` after the optimizer's step. ``sample`` is pure, runs on the CPU and may run in
+    another thread; whatever draws it makes derive from its key.
+    """
+
+    inference: Literal["exact", "own"] = "exact"
+    """``exact``: full-graph or layer-wise inference is right; ``own``: extraction of its own."""
+
+    def shape(self, data: GraphData) -> Shape:
+        """The input sizes that the model's constructor needs."""
+        return data.shape
+
+    def check(self, need: Need) -> None:
+        """Refuse a model's need before any data is loaded. Raises UsageError."""
+
+    def prepare(self, data: GraphData, need: Need, key: Key) -> None:
+        """Do once what all epochs share (partition, normalisation counts); billed as preparation.
+
+        ``data`` is what training may see: the training graph, in its own node numbering.
+        """
+        raise NotImplementedError
+
+    def plan(self, seeds: Tensor, key: Key) -> list[Tensor]:
+        """Index tensors, one per step of the epoch ``key.epoch``; seeds are node ids [n]."""
+        raise NotImplementedError
+
+    def sample(self, index: Tensor, key: Key) -> Batch:
+        """The batch of one step."""
+        raise NotImplementedError
+
+    def bind(self, batch: Batch, device: torch.device, write: bool) -> Batch:
+        """Move a batch to the device and attach histories (written only if ``write``)."""
+        return batch.to(device)
+
+    def commit(self) -> None:
+        """Called after the optimizer's step."""
+
+    def refresh(self, level: int, ids: Tensor, h: Tensor) -> None:
+        """Exact rows of a level, offered by layer-wise inference."""
+
+    def state(self) -> Mapping[str, Any]:
+        """What a checkpoint must carry so that training goes on exactly."""
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state`` gave."""
+
+
+def seed_batches(seeds: Tensor, size: int, key: Key) -> list[Tensor]:
+    """A random order of the seeds in pieces of at most ``size``; every seed once per epoch."""
+    order = torch.randperm(len(seeds), generator=key.torch())
+    return list(seeds[order].split(size))

@@ -1,0 +1,175 @@
+"""A run folder: seeds trained into it, skipped when finished, resumed when not."""
+
+import json
+import logging
+import shlex
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gnnscale.catalog import Catalog
+from gnnscale.compose import Plan, build, check, stages
+from gnnscale.core.environment import revision, versions
+from gnnscale.core.errors import UsageError
+from gnnscale.core.record import Record, write_json
+from gnnscale.train.loop import Run
+
+log = logging.getLogger("gnnscale")
+
+FREE = ("seed", "seeds", "resume", "trust")
+"""Keys in which a repeated command may differ from the run folder it continues."""
+
+
+def train(plan: Plan, folder: Path, seeds: Sequence[int], command: dict[str, Any]) -> list[Record]:
+    """Train every seed that has no record yet; return the records of all of them.
+
+    Writes ``config.json`` and ``run.json`` into the folder, then ``seed-<k>/`` with metrics,
+    checkpoint, status and record. Raises UsageError if the folder belongs to another composition.
+    """
+    claim(plan, folder, command)
+    with log_file(folder / "log.txt"):
+        return [train_seed(plan, seed, folder / f"seed-{seed}") for seed in seeds]
+
+
+def claim(plan: Plan, folder: Path, command: dict[str, Any]) -> None:
+    """Make a folder this composition's, or see that it already is."""
+    path = folder / "config.json"
+    if path.exists():
+        stored = json.loads(path.read_text())
+        differing = [
+            name for name in sorted(stored.keys() | plan.config.keys())
+            if name not in FREE and stored.get(name) != plan.config.get(name)
+        ]  # fmt: skip
+        if differing:
+            raise UsageError(
+                f"{folder}: holds a run of another composition (it differs in "
+                f"{', '.join(differing)}); choose another hydra.run.dir, or continue that run "
+                f"with resume={folder}"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, plan.config)
+    about = {
+        **command,
+        "choices": plan.choices,
+        "versions": versions(),
+        "revision": revision(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_json(folder / "run.json", about)
+
+
+def train_seed(plan: Plan, seed: int, folder: Path) -> Record:
+    """One seed to its record; the record of an earlier run if there is one."""
+    record = folder / "record.json"
+    if record.exists():
+        log.info("seed %d: already finished, skipped", seed)
+        return Record.load(record)
+    folder.mkdir(parents=True, exist_ok=True)
+    status = folder / "status.json"
+    write_json(status, {"state": "running", "started": time.time()})
+    try:
+        execute(plan, seed, folder)
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        write_json(
+            status,
+            {
+                "state": "interrupted" if stopped else "failed",
+                "error": f"{type(error).__name__}: {error}",
+                "traceback": traceback.format_exc(),
+            },
+        )
+        raise
+    write_json(status, {"state": "finished"})
+    return Record.load(record)
+
+
+def execute(plan: Plan, seed: int, folder: Path) -> Run:
+    """Run the recipe's stages on one seed."""
+
+    def make_teacher(where: Path) -> Run:
+        return teach(plan, seed, where)
+
+    run = build(plan, seed, folder, make_teacher)
+    try:
+        for stage in stages(plan):
+            stage(run)
+    finally:
+        for listener in run.listeners:
+            listener.close()
+    return run
+
+
+def teach(plan: Plan, seed: int, folder: Path) -> Run:
+    """The teacher of one seed: trained here, or a finished run of the same data and seed."""
+    if plan.teacher is not None:
+        log.info("seed %d: training the teacher", seed)
+        return execute(plan.teacher, seed, folder)
+    source = Path(plan.config["teacher"]["run"])
+    stored = load_plan(source)
+    if stored.config["dataset"] != plan.config["dataset"]:
+        raise UsageError(
+            f"teacher={source}: was trained on another dataset or split "
+            f"({stored.choices.get('dataset')}); train one on this dataset and give its run folder"
+        )
+    own = source / f"seed-{seed}"
+    if not (own / "record.json").exists():
+        raise UsageError(
+            f"teacher={source}: has no finished seed {seed}; another seed's teacher has seen "
+            f"another split. Type: gnnscale train resume={source} seeds={seed + 1}"
+        )
+    run = build(stored, seed, own)
+    run.prepare()
+    run.start()
+    run.select()
+    return run
+
+
+def load_plan(folder: Path, catalog: Catalog | None = None, trusted=frozenset()) -> Plan:
+    """The checked plan of an existing run folder. Raises UsageError if it is none."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise UsageError(f"{folder}: not a run folder (no config.json in it)")
+    choices = json.loads((folder / "run.json").read_text())["choices"]
+    return check(json.loads(path.read_text()), choices, catalog or Catalog.load(), trusted)
+
+
+def summary(records: Sequence[Record]) -> str:
+    """Mean, sample standard deviation, n and seeds of the test score, in percent."""
+    name = records[0].metric["name"]
+    scores = [100 * r.metric["test"] for r in records]
+    seeds = [r.seed for r in records]
+    if len(scores) == 1:
+        return f"test {name} {scores[0]:.2f} (seed {seeds[0]}, n = 1)"
+    mean, std = statistics.mean(scores), statistics.stdev(scores)
+    return f"test {name} {mean:.2f} ± {std:.2f} (n = {len(scores)}, seeds {_ranges(seeds)})"
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    seeds = sorted(seeds)
+    whole = seeds == list(range(seeds[0], seeds[-1] + 1))
+    return f"{seeds[0]}-{seeds[-1]}" if whole else ", ".join(map(str, seeds))
+
+
+def typed_command() -> str:
+    """The command as the user typed it."""
+    return shlex.join(["gnnscale", *sys.argv[1:]])
+
+
+@contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Also write the log into the run folder."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

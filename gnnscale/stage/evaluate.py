@@ -1,0 +1,83 @@
+"""Score the selected weights on every split, time a pass, and write the record."""
+
+import numpy as np
+import torch
+
+from gnnscale.core.environment import environment
+from gnnscale.core.record import Record
+from gnnscale.core.site import sites
+from gnnscale.stage._base import Stage
+from gnnscale.train.loop import Run
+
+
+class Evaluate(Stage):
+    """The only stage that reads test labels, once, after selection.
+
+    Latency is that of a full inference pass (every node, inputs resident), the passes repeated
+    until ``seconds`` are over, at least three times, after one that is not counted.
+
+    Args:
+        seconds: how long to time passes.
+    """
+
+    def __init__(self, seconds: float = 1.0):
+        self.seconds = seconds
+
+    def __call__(self, run: Run) -> None:
+        """Evaluate ``run`` and write ``record.json``."""
+        everyone = torch.arange(run.data.nodes)
+        with run.meter.phase("evaluate"):
+            logits = run.inference(run.model, run.data, everyone, run.device)
+            y = run.data.y.to(run.device)
+            scores = {}
+            for split in ("train", "valid", "test"):
+                rows = run.data.splits[split].to(run.device)
+                scores[split] = run.data.task.score(logits[rows], y[rows])
+        latency = self.latency(run, everyone)
+        best = run.trainer.selection == "best" and run.patience.best_epoch >= 0
+        record = Record(
+            config=dict(run.config),
+            choices=dict(run.choices),
+            seed=run.seed,
+            metric={
+                "name": run.data.task.metric,
+                **scores,
+                "best_epoch": run.patience.best_epoch if best else run.epoch - 1,
+                "extra": {},
+            },
+            time_s=run.meter.times(),
+            latency_ms=latency,
+            memory_mib=run.meter.memory(),
+            parameters=sum(p.numel() for p in run.model.parameters()),
+            model_bytes=model_bytes(run.model),
+            environment=environment(run.device, run.hardware.threads),
+            data={"name": run.data.name, "nodes": run.data.nodes, "edges": run.data.graph.n_edges,
+                  **run.data.facts},
+            notes=run.notes,
+        )  # fmt: skip
+        record.save(run.folder / "record.json")
+
+    def latency(self, run: Run, rows: torch.Tensor) -> dict | None:
+        """Percentiles of full inference passes, or None for a model whose speed is not its own."""
+        if any(site.quantizer is not None for _, site in sites(run.model)):
+            run.notes.append("latency_ms: not measured, fake quantization runs float kernels")
+            return None
+        passes: list[float] = []
+        run.inference(run.model, run.data, rows, run.device)
+        while len(passes) < 3 or (sum(passes) < self.seconds and len(passes) < 1000):
+            start = run.meter.now()
+            run.inference(run.model, run.data, rows, run.device)
+            passes.append(run.meter.now() - start)
+        p50, p95 = np.percentile(np.array(passes) * 1000, [50, 95])
+        return {"p50": float(p50), "p95": float(p95), "n": len(passes)}
+
+
+def model_bytes(model: torch.nn.Module) -> int:
+    """Bytes of the parameters as they would be stored: weights of a filled site at its width."""
+    bits = {name: 8 * p.element_size() for name, p in model.named_parameters()}
+    for name, site in sites(model):
+        if site.role == "weight" and hasattr(site.quantizer, "bits"):
+            owner = name.rpartition(".")[0]
+            bits[f"{owner}.{site.of}" if owner else site.of] = site.quantizer.bits
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    return -(-sum(sizes[name] * width for name, width in bits.items()) // 8)

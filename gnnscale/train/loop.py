@@ -1,0 +1,297 @@
+"""The one training loop, and the run that it trains."""
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gnnscale.core.batch import Batch
+from gnnscale.core.data import GraphData, Teacher
+from gnnscale.core.errors import TrainingError
+from gnnscale.core.hardware import Hardware
+from gnnscale.core.random import Key
+from gnnscale.core.traits import Component
+from gnnscale.core.values import Count, NonNegative, Positive
+from gnnscale.graph.whole import training_graph
+from gnnscale.train import checkpoint
+from gnnscale.train.meter import Meter
+from gnnscale.train.objective import Objective
+from gnnscale.train.predict import Inference
+from gnnscale.train.progress import Patience, Progress
+
+log = logging.getLogger("gnnscale")
+
+
+@dataclass(frozen=True)
+class Trainer(Component):
+    """How long to train, and what is kept.
+
+    epochs: at most. patience: stop after this many evaluations without a gain of more than
+    min_delta on the validation score (None: never). time_budget_s: stop after the epoch in which
+    this many seconds of training were reached. clip: largest norm of all gradients together.
+    evaluate_every, checkpoint_every: in epochs. selection: weights of the best validation score or
+    of the last epoch. decay: optimizer.weight_decay on all parameters or on the first layer's only
+    (Kipf & Welling 2017, sec. 5.2).
+    """
+
+    epochs: Count = 200
+    patience: Count | None = None
+    min_delta: NonNegative = 0.0
+    time_budget_s: Positive | None = None
+    clip: Positive | None = None
+    evaluate_every: Count = 1
+    checkpoint_every: Count = 1
+    selection: Literal["best", "last"] = "best"
+    decay: Literal["all", "first"] = "all"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop and has saved what it had."""
+
+
+@dataclass
+class Run:
+    """One seed of one composition: everything a stage may touch.
+
+    ``data`` is the whole graph, ``train_data`` what training may see (its nodes numbered by
+    ``train_ids``). ``make_optimizer(parameter groups)`` and ``make_scheduler(optimizer)`` come from
+    the composition, as does ``make_teacher(folder)``, which trains the teacher's composition there
+    and returns its finished run. ``on_epoch`` hears each epoch's metrics.
+    """
+
+    folder: Path
+    seed: int
+    config: Mapping[str, Any]
+    choices: Mapping[str, Any]
+    data: GraphData
+    sampler: Any
+    model: nn.Module
+    objective: Objective
+    trainer: Trainer
+    inference: Inference
+    hardware: Hardware
+    meter: Meter
+    make_optimizer: Callable[[list[dict]], torch.optim.Optimizer]
+    make_scheduler: Callable[[torch.optim.Optimizer], Any]
+    make_teacher: Callable[[Path], "Run"] | None = None
+    listeners: Sequence[Any] = ()
+    teacher: Teacher | None = None
+    notes: list[str] = field(default_factory=list)
+    epoch: int = 0
+    finished: bool = False
+
+    def __post_init__(self) -> None:
+        self.device = self.hardware.device
+        self.train_data, self.train_ids = training_graph(self.data)
+        self.patience = Patience(self.trainer.patience, self.trainer.min_delta)
+        self.best: dict[str, Tensor] | None = None
+        self.losses: list[Tensor] = []
+        self.last_loss = math.nan
+
+    # -- set-up ---------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Let the sampler do what all epochs share."""
+        self.sampler.prepare(self.train_data, self.model.need, Key(self.seed, "prepare"))
+
+    def start(self) -> None:
+        """Attach terms, make the optimizer, and take up a checkpoint if there is one."""
+        for term in self.objective.terms.values():
+            term.attach(self.model, self.train_data, self.teacher)  # type: ignore[operator]
+        self.model.to(self.device)
+        self.objective.to(self.device)
+        self.optimizer = self.make_optimizer(self.parameter_groups())
+        self.scheduler = self.make_scheduler(self.optimizer)
+        seeds = self.train_data.splits["train"]
+        if self.objective.wants_unlabeled:
+            seeds = torch.arange(self.train_data.nodes)
+        self.seeds = seeds
+        if self.checkpoint_path.exists():
+            self.load(checkpoint.load(self.checkpoint_path))
+            log.info("seed %d: goes on after epoch %d", self.seed, self.epoch)
+        for listener in self.listeners:
+            listener.open(self.folder, self.config, self.seed)
+
+    def parameter_groups(self) -> list[dict]:
+        """Parameters of the model and the terms, split where weight decay differs."""
+        everything = [p for p in self.model.parameters() if p.requires_grad]
+        everything += [p for p in self.objective.parameters() if p.requires_grad]
+        if self.trainer.decay == "all":
+            return [{"params": everything}]
+        first = {id(p) for p in self.model.first()}  # type: ignore[operator]
+        return [
+            {"params": [p for p in everything if id(p) in first]},
+            {"params": [p for p in everything if id(p) not in first], "weight_decay": 0.0},
+        ]
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Where this seed's checkpoint is."""
+        return self.folder / "checkpoint.pt"
+
+    # -- one epoch ------------------------------------------------------------------------------
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The epoch's batches, on the device."""
+        plan = self.sampler.plan(self.seeds, Key(self.seed, "plan", epoch))
+        for step, index in enumerate(plan):
+            key = Key(self.seed, "sample", epoch, step)
+            with self.meter.step("sample"):
+                batch = self.sampler.sample(index, key)
+            with self.meter.step("transfer"):
+                batch = self.sampler.bind(batch, self.device, write=True)
+            yield batch
+
+    def step(self, batch: Batch) -> None:
+        """One optimizer step; the closure is evaluated as often as the optimizer asks."""
+        key = Key(self.seed, "dropout", *batch.key[1:])
+
+        def closure() -> Tensor:
+            key.seed_torch()
+            self.optimizer.zero_grad(set_to_none=True)
+            with self.meter.step("forward"):
+                loss = self.objective(self.model(batch), batch)
+            with self.meter.step("backward"):
+                loss.backward()
+            if self.trainer.clip is not None:
+                nn.utils.clip_grad_norm_(
+                    [p for g in self.optimizer.param_groups for p in g["params"]], self.trainer.clip
+                )
+            return loss
+
+        with self.meter.step("step"):
+            loss = self.optimizer.step(closure)
+        self.losses.append(loss.detach())
+        self.sampler.commit()
+
+    def mean_loss(self) -> float:
+        """Mean loss of the epoch's steps. Raises TrainingError at the first that is not finite."""
+        losses = torch.stack(self.losses)
+        bad = (~torch.isfinite(losses)).nonzero()
+        if len(bad):
+            step = int(bad[0])
+            raise TrainingError(
+                f"the loss is {losses[step].item()} at epoch {self.epoch}, step {step}. Likely "
+                "causes: a learning rate that is too high (try optimizer.lr="
+                f"{self.optimizer.param_groups[0]['lr'] / 10:g}), gradients without a bound (try "
+                "trainer.clip=1), features that are not finite or not normalised. The checkpoint "
+                "of the last good epoch is kept."
+            )
+        return losses.mean().item()
+
+    def validate(self) -> float:
+        """Score of the validation split by exact inference."""
+        rows = self.data.splits["valid"]
+        start = self.meter.now()
+        with self.meter.step("validate"):
+            logits = self.inference(self.model, self.data, rows, self.device)
+            score = self.data.task.score(logits, self.data.y[rows].to(self.device))
+        self.meter.evaluations.append(self.meter.now() - start)
+        return score
+
+    def close_epoch(self, train_s: float) -> bool:
+        """Log, schedule, select, checkpoint; True if training is over."""
+        last = self.epoch + 1 == self.trainer.epochs
+        metrics: dict[str, Any] = {"epoch": self.epoch, "loss": self.mean_loss()}
+        self.last_loss = metrics["loss"]
+        metrics["lr"] = self.optimizer.param_groups[0]["lr"]
+        self.losses = []
+        self.meter.epochs.append(train_s)
+        stop = False
+        if last or (self.epoch + 1) % self.trainer.evaluate_every == 0:
+            score = self.validate()
+            metrics["valid"] = score
+            better, stop = self.patience.hear(score, self.epoch)
+            if self.trainer.selection == "best" and better:
+                self.best = {k: v.clone() for k, v in self.model.state_dict().items()}
+            if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                self.scheduler.step(score)
+        plateau = isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+        if self.scheduler is not None and not plateau:
+            self.scheduler.step()
+        budget = self.trainer.time_budget_s
+        stop = stop or last or (budget is not None and sum(self.meter.epochs) >= budget)
+        self.finished = stop
+        self.epoch += 1
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({**metrics, "train_s": round(train_s, 6)}) + "\n")
+        if stop or self.epoch % self.trainer.checkpoint_every == 0:
+            self.save()
+        for listener in self.listeners:
+            listener.log(metrics)
+        return stop
+
+    # -- state ----------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rest of training depends on."""
+        return {
+            "epoch": self.epoch,
+            "finished": self.finished,
+            "model": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
+            "sampler": dict(self.sampler.state()),
+            "patience": self.patience.state(),
+            "best": self.best,
+            "meter": self.meter.state(),
+        }
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        checkpoint.save(self.checkpoint_path, self.state())
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; metrics of later epochs are dropped."""
+        self.epoch, self.finished = state["epoch"], state["finished"]
+        self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.sampler.load(state["sampler"])
+        self.patience.load(state["patience"])
+        self.best = state["best"]
+        self.meter.load(state["meter"])
+        lines = self.folder / "metrics.jsonl"
+        if lines.exists():
+            kept = [s for s in lines.read_text().splitlines(keepends=True) if _epoch(s) < self.epoch]
+            lines.write_text("".join(kept))
+
+    def select(self) -> None:
+        """Put the selected weights into the model."""
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+
+
+def _epoch(line: str) -> float:
+    """Epoch of a metrics line; infinite for a line that was cut short by a kill."""
+    try:
+        return json.loads(line)["epoch"] if line.endswith("\n") else math.inf
+    except (ValueError, KeyError):
+        return math.inf
+
+
+def fit(run: Run, progress: Progress) -> None:
+    """Train until the last epoch, patience or the time budget ends it."""
+    if run.finished or run.epoch >= run.trainer.epochs:
+        return
+    over = False
+    with progress:
+        while not over:
+            start = run.meter.now()
+            run.model.train()
+            for batch in run.batches(run.epoch):
+                run.step(batch)
+            over = run.close_epoch(run.meter.now() - start)
+            progress.show(run)
+            if progress.asked_to_stop and not over:
+                run.save()
+                raise Interrupted(f"stopped after epoch {run.epoch - 1}")

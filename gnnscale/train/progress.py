@@ -1,0 +1,110 @@
+"""Early stopping, the progress bar, and a Ctrl-C that loses nothing."""
+
+import logging
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+if TYPE_CHECKING:
+    from gnnscale.train.loop import Run
+
+log = logging.getLogger("gnnscale")
+
+
+class Patience:
+    """Remembers the best score and how long ago it was.
+
+    Args:
+        limit: evaluations without a gain after which training stops; None for no limit.
+        min_delta: a gain must be larger than this.
+    """
+
+    def __init__(self, limit: int | None, min_delta: float):
+        self.limit, self.min_delta = limit, min_delta
+        self.best, self.best_epoch, self.stale = float("-inf"), -1, 0
+
+    def hear(self, score: float, epoch: int) -> tuple[bool, bool]:
+        """(is it the best so far, is patience at its end)."""
+        better = score > self.best + (self.min_delta if self.best_epoch >= 0 else 0.0)
+        if better:
+            self.best, self.best_epoch, self.stale = score, epoch, 0
+        else:
+            self.stale += 1
+        return better, self.limit is not None and self.stale >= self.limit
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"best": self.best, "best_epoch": self.best_epoch, "stale": self.stale}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self.best, self.best_epoch, self.stale = state["best"], state["best_epoch"], state["stale"]
+
+
+class Progress:
+    """A bar with loss, score, epoch time and ETA on a terminal, a plain line now and then elsewhere.
+
+    While it is open the first Ctrl-C asks the loop to stop after the epoch in progress; the second
+    one interrupts at once.
+
+    Args:
+        epochs: how many there are at most. label: what is being trained.
+    """
+
+    LINES = 10
+    """Plain lines over a whole run, besides one every ``EVERY_S`` seconds."""
+    EVERY_S = 30.0
+
+    def __init__(self, epochs: int, label: str):
+        self.epochs, self.label = epochs, label
+        self.asked_to_stop = False
+        self.bar: Bar | None = None
+        self.shown = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        try:
+            self.before = signal.signal(signal.SIGINT, self._interrupt)
+        except ValueError:  # not in the main thread: whoever is there owns the signal
+            self.before = None
+        if sys.stderr.isatty():
+            columns = (
+                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/"
+                "{task.total}"), TextColumn("{task.fields[text]}"), TimeRemainingColumn(),
+            )  # fmt: skip
+            self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self.bar.start()
+            self.task = self.bar.add_task(self.label, total=self.epochs, text="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+        if self.bar is not None:
+            self.bar.stop()
+
+    def _interrupt(self, *_: object) -> None:
+        if self.asked_to_stop:
+            raise KeyboardInterrupt
+        self.asked_to_stop = True
+        log.warning("finishing this epoch to save it; Ctrl-C again stops at once")
+
+    def show(self, run: "Run") -> None:
+        """Tell how the epoch went."""
+        meter, best = run.meter, run.patience
+        text = f"best valid {best.best:.4f} (epoch {best.best_epoch}) {meter.epochs[-1]:.3f} s/epoch"
+        if self.bar is not None:
+            self.bar.update(self.task, completed=run.epoch, text=f"loss {run.last_loss:.4f} {text}")
+            return
+        due = run.epoch % max(1, self.epochs // self.LINES) == 0 or run.finished
+        if due or time.monotonic() - self.shown > self.EVERY_S:
+            self.shown = time.monotonic()
+            left = (self.epochs - run.epoch) * sum(meter.epochs) / len(meter.epochs)
+            log.info(
+                "%s epoch %d/%d loss %.4f %s%s", self.label, run.epoch, self.epochs,
+                run.last_loss, text, "" if run.finished else f" ETA {left:.0f} s",
+            )  # fmt: skip
