@@ -54,7 +54,7 @@ def _loader() -> type:
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    loader = type("Loader", (base,), {"yaml_implicit_resolvers": rules})
+    loader: Any = type("Loader", (base,), {"yaml_implicit_resolvers": rules})
     loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
     return loader
 

@@ -144,7 +144,9 @@ def _values(words: list[str]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    text = (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
     return text if len(text) < 60 else text[:57] + "..."
 
 
@@ -210,7 +212,9 @@ def check(request: Request, catalog: Catalog) -> int:
     out = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     for group, bounds in plan.parts.items():
         for bound in bounds:
-            out.print(f"[bold]{group}={bound.option}[/] {bound.cls.__module__}.{bound.cls.__name__}")
+            out.print(
+                f"[bold]{group}={bound.option}[/] {bound.cls.__module__}.{bound.cls.__name__}"
+            )
             if bound.arguments:
                 text = yaml.safe_dump(dict(bound.arguments), sort_keys=False).rstrip()
                 out.print("\n".join("  " + s for s in text.splitlines()), markup=False)

@@ -24,6 +24,7 @@ BASH = r"""_gnnscale() {
     last="${word##*$breaks}"
     COMPREPLY=()
     while IFS= read -r reply; do
+        [[ -n $reply ]] || continue
         [[ $reply == *[=.,\[] ]] && compopt -o nospace 2>/dev/null
         COMPREPLY+=("${reply:$((${#word} - ${#last}))}")
     done < <("${1/#\~/$HOME}" _complete "$line" 2>/dev/null)
@@ -55,7 +56,7 @@ fi
 FISH = r"""function __gnnscale_complete
     set -l line (commandline -cp | string collect)
     set -l program (commandline -opc)[1]
-    set -l replies ($program _complete "$line" 2>/dev/null)
+    set -l replies ($program _complete "$line" 2>/dev/null | string match -v '')
     if test (count $replies) -gt 0
         printf '%s\n' $replies
     else
@@ -134,9 +135,10 @@ def _override(word: str, before: Sequence[str], catalog: Catalog) -> Iterator[st
         heads = [f"{name}=" for name in (*catalog.groups, *catalog.keys)]
         aliases = [f"{name}=" for name in ALIASES]
         yield from heads
-        if typed and not any(name.startswith(typed) for name in heads):
+        known = any(name.startswith(typed) for name in heads)
+        if not known:
             yield from aliases
-        if head in catalog.groups and typed:  # the name is complete: its parameters, too
+        if typed in catalog.groups or (typed in ALIASES and not known):  # complete: go on below
             yield from (f"{typed}=", f"{typed}.")
         elif isinstance(catalog.keys.get(head), dict):
             yield f"{typed}."

@@ -51,7 +51,7 @@ class Check:
 
 def report() -> list[Check]:
     """Every check, in order; one that raises is reported and does not stop the rest."""
-    checks = []
+    checks: list[Check] = []
     for name, probe in PROBES.items():
         try:
             with warnings.catch_warnings():
@@ -129,7 +129,7 @@ def _options() -> Iterator[Check]:
 def _dgl() -> Iterator[Check]:
     from gnnscale.core.host import dgl, graphbolt_missing
 
-    yield Check("dgl import", True, str(Path(dgl.__file__).parent))
+    yield Check("dgl import", True, str(Path(str(dgl.__file__)).parent))
     missing = graphbolt_missing()
     if missing is None:
         yield Check("graphbolt", True, "loaded")

@@ -61,6 +61,7 @@ def catalog(folder):
         ("train distillation=[logit,n", ["distillation=[logit,none"]),
         ("train experiment=", ["experiment=t1"]),
         ("train mod", ["model="]),
+        ("train model", ["model=", "model."]),
         ("train arch", ["architecture="]),
         ("train model=ga", ["model=gat"]),
         ("train +arch=", ["+arch=gat", "+arch=gcn"]),
@@ -142,7 +143,7 @@ def shell(folder, tmp_path):
         "from gnnscale import catalog, completion\n"
         f"catalog.packaged = lambda: Path({str(folder)!r})\n"
         "assert sys.argv[1] == '_complete', sys.argv\n"
-        "sys.stdout.write(''.join(f'{r}\\n' for r in completion.answer(sys.argv[2])))\n"
+        "print(*completion.answer(sys.argv[2]), sep='\\n')\n"  # no reply is an empty line
     )
     program.chmod(0o755)
     for name, text in SCRIPTS.items():

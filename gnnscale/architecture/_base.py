@@ -9,6 +9,7 @@ from gnnscale.core.batch import Batch, Memo, Output
 from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Hop, Need
+from gnnscale.core.ops.dropout import dropout
 from gnnscale.core.site import Dense
 from gnnscale.core.traits import Component
 
@@ -24,6 +25,18 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "layer": nn.LayerNorm,
     "none": lambda d: nn.Identity(),
 }
+
+
+class Dropout(nn.Module):
+    """Dropout of rate ``p`` in training mode, by the project's own fast kernel."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: any -> the same."""
+        return dropout(x, self.p) if self.training else x
 
 
 class Block(nn.Module):

@@ -33,9 +33,7 @@ class EGConv(nn.Module):
     Shapes: h [n_src, d_in] -> [n_dst, d_out].
     """
 
-    def __init__(
-        self, d_in: int, d_out: int, heads: int, bases: int, aggregators: tuple[str, ...]
-    ):
+    def __init__(self, d_in: int, d_out: int, heads: int, bases: int, aggregators: tuple[str, ...]):
         super().__init__()
         self.heads, self.bases, self.size = heads, bases, d_out // heads
         self.ops = tuple("sum" if a == "symadd" else a for a in aggregators)

@@ -10,6 +10,7 @@ from gnnscale.architecture._base import Model, divisible, glorot
 from gnnscale.core.batch import Memo
 from gnnscale.core.data import Shape
 from gnnscale.core.hop import Hop, Need
+from gnnscale.core.ops.dropout import dropout
 from gnnscale.core.site import Site
 from gnnscale.core.traits import Trait, traits
 from gnnscale.core.values import Count, Rate
@@ -49,7 +50,7 @@ class GATConv(nn.Module):
         right = (z[: hop.graph.n_dst] * self.q_right(self.right)).sum(-1)  # [n_dst, heads]
         e = self.q_attention(hop.edges(torch.add, left, right), hop)  # [E, heads]
         a = hop.softmax(F.leaky_relu(e, 0.2))
-        a = F.dropout(a, self.attention_dropout, self.training)
+        a = dropout(a, self.attention_dropout) if self.training else a
         out = hop.reduce(lambda z: z, z, weight=a)  # [n_dst, heads, D]
         out = out.flatten(1) if self.concat else out.mean(1)
         return self.q_update(self.q_aggregate(out, hop) + self.bias, hop)

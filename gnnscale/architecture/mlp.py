@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from gnnscale.architecture._base import ACTIVATIONS, NORMS, Model
+from gnnscale.architecture._base import ACTIVATIONS, NORMS, Dropout, Model
 from gnnscale.core.data import Shape
 from gnnscale.core.hop import Need
 from gnnscale.core.site import Dense
@@ -44,7 +44,7 @@ class MLP(Model):
         widths = [shape.features, *[hidden] * (depth - 1)]
         self.hidden = nn.ModuleList(
             nn.Sequential(
-                nn.Dropout(dropout if i else input_dropout),
+                Dropout(dropout if i else input_dropout),
                 Dense(d_in, hidden),
                 NORMS[norm](hidden),
                 ACTIVATIONS[act](),
@@ -52,7 +52,7 @@ class MLP(Model):
             for i, d_in in enumerate(widths[:-1])
         )
         self.head = nn.Sequential(
-            nn.Dropout(dropout if depth > 1 else input_dropout), Dense(widths[-1], shape.classes)
+            Dropout(dropout if depth > 1 else input_dropout), Dense(widths[-1], shape.classes)
         )
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:

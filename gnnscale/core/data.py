@@ -1,4 +1,4 @@
-"""Datasets as values: the graph, features, labels, splits and task; and what models learn of them."""
+"""Datasets as values: graph, features, labels, splits and task; and what models learn of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

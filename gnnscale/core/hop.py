@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gnnscale.core import ops
 from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.core.ops.dropout import dropout
 
 AGGREGATORS = ("sum", "add", "mean", "max", "min", "var", "std")
 STD_EPS = 1e-5
@@ -61,7 +62,7 @@ class Hop:
 
     def drop(self, h: Tensor, p: float) -> Tensor:
         """Dropout with rate ``p``, a fresh mask per call."""
-        return F.dropout(h, p) if p else h
+        return dropout(h, p)
 
     def reduce(
         self,

@@ -8,7 +8,7 @@ from gnnscale.logger._base import Logger
 
 
 class CSV(Logger):
-    """Turns ``metrics.jsonl`` into ``metrics.csv`` when the seed ends, so resumes never repeat rows."""
+    """Turns ``metrics.jsonl`` into ``metrics.csv`` when the seed ends: resumes repeat no rows."""
 
     def open(self, folder: Path, config: Mapping[str, Any], seed: int) -> None:
         """Remember where to write."""

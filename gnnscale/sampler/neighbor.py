@@ -173,7 +173,7 @@ class Neighbor(Sampler):
         degree = adj.in_degree[nodes]
         dst, weight = None if dst is None else dst[targets], None
         if fanout > 0:
-            drawn = (graph.in_degree - loop).clamp(min=1)
+            drawn = (graph.in_degree - int(loop)).clamp(min=1)
             scale = degree[: len(targets)].to(self.data.x.dtype) / drawn
             if loop:  # the loop is always there, so it must not be scaled with the row
                 weight = scale[graph.dst].masked_fill(edges < 0, 1)

@@ -33,5 +33,7 @@ def load(path: Path) -> dict[str, Any]:
             f"{path}: not a readable checkpoint ({reason}); delete it to start this seed afresh"
         ) from error
     if not isinstance(content, dict) or content.get("version") != VERSION:
-        raise UsageError(f"{path}: not a checkpoint of version {VERSION}; delete it to start afresh")
+        raise UsageError(
+            f"{path}: not a checkpoint of version {VERSION}; delete it to start afresh"
+        )
     return content

@@ -262,7 +262,9 @@ class Run:
         self.meter.load(state["meter"])
         lines = self.folder / "metrics.jsonl"
         if lines.exists():
-            kept = [s for s in lines.read_text().splitlines(keepends=True) if _epoch(s) < self.epoch]
+            kept = [
+                s for s in lines.read_text().splitlines(keepends=True) if _epoch(s) < self.epoch
+            ]
             lines.write_text("".join(kept))
 
     def select(self) -> None:

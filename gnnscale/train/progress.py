@@ -47,7 +47,7 @@ class Patience:
 
 
 class Progress:
-    """A bar with loss, score, epoch time and ETA on a terminal, a plain line now and then elsewhere.
+    """A bar with loss, score, epoch time and ETA on a terminal, plain lines elsewhere.
 
     While it is open the first Ctrl-C asks the loop to stop after the epoch in progress; the second
     one interrupts at once.
@@ -96,7 +96,9 @@ class Progress:
     def show(self, run: "Run") -> None:
         """Tell how the epoch went."""
         meter, best = run.meter, run.patience
-        text = f"best valid {best.best:.4f} (epoch {best.best_epoch}) {meter.epochs[-1]:.3f} s/epoch"
+        text = (
+            f"best valid {best.best:.4f} (epoch {best.best_epoch}) {meter.epochs[-1]:.3f} s/epoch"
+        )
         if self.bar is not None:
             self.bar.update(self.task, completed=run.epoch, text=f"loss {run.last_loss:.4f} {text}")
             return

@@ -1,0 +1,47 @@
+# Everything a fresh machine needs: `make train`, `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test test-slow lint format wheel-check bench-synthetic clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+install: $(STAMP) ## create .venv with the pinned set and gnnscale, editable
+
+$(STAMP): constraints.txt setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; assert (3, 10) <= sys.version_info[:2] <= (3, 12), "gnnscale needs Python 3.10 to 3.12; type make PYTHON=python3.11 ..."'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ogb,wandb,test]'
+	touch $(STAMP)
+
+train: install ## train SAINT + EGC on the embedded digits graph, offline
+	$(BIN)/gnnscale train +sampler=saint +model=egc
+
+test: install ## the default test suite, minutes
+	$(BIN)/python -m pytest
+
+test-slow: install ## accuracy and scale on real data, tens of minutes (GNNSCALE_DATA=DIR)
+	$(BIN)/python -m pytest -m slow --timeout=7200
+
+lint: install ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+wheel-check: install ## build the wheel and use it from a second environment
+	scripts/wheel_check.sh $(BIN)/python
+
+bench-synthetic: install ## SAINT + EGC on 10^6 nodes and 10^7 edges: epoch time, peak memory
+	$(BIN)/gnnscale train experiment=saint_egc_synthetic
+
+clean: ## remove the environment and build output (runs/ is kept)
+	rm -rf $(VENV) build dist *.egg-info gnnscale.egg-info
