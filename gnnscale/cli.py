@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def list_options(words: list[str]) -> int:
 
 def _values(words: list[str]) -> list[str]:
     """Words that are the value of --config-dir."""
-    return [v for w, v in zip(words, words[1:], strict=False) if w in ("--config-dir", "-cd")]
+    return [v for w, v in pairwise(words) if w in ("--config-dir", "-cd")]
 
 
 def _short(value: Any) -> str:
@@ -316,7 +317,7 @@ class Jobs:
         self, request: Request, typed: list[str], catalog: Catalog, trusted: frozenset[str]
     ):
         self.typed, self.catalog, self.trusted = typed, catalog, trusted
-        self.flags = [f for f in request.flags if not _is_config_dir(f)]
+        self.flags = _without_config_dir(request.flags)
         self.many = bool({"-m", "--multirun"} & set(request.flags))
         self.codes: list[int] = []
         self.folder: Path | None = None
@@ -344,6 +345,7 @@ class Jobs:
             raise UsageError(compose.readable(error)) from error
         finally:
             sys.argv = before
+        set_up_log()
         if self.many and self.folder is not None:
             failed = sum(code != 0 for code in self.codes)
             log.info("%d jobs, %d failed", len(self.codes), failed)
@@ -380,8 +382,15 @@ class Jobs:
             raise KeyboardInterrupt
 
 
-def _is_config_dir(flag: str) -> bool:
-    return flag.partition("=")[0] in ("--config-dir", "-cd")
+def _without_config_dir(flags: Sequence[str]) -> list[str]:
+    """The flags for Hydra: the user's folders go into its search path, all in one way."""
+    words, kept = iter(flags), []
+    for word in words:
+        if word == "--config-dir":
+            next(words)
+        else:
+            kept.append(word)
+    return kept
 
 
 def _short_path(folder: Path) -> Path:

@@ -154,9 +154,11 @@ def nodes(group: str, node: Any, option: str) -> Iterator[tuple[str, str, Mappin
     elif group == "recipe":
         for i, stage in enumerate(node["stages"]):
             yield f"{group}.stages[{i}]", option, stage
-    else:
+    elif all(isinstance(part, Mapping) for part in node.values()):  # several options, by name
         for name, part in node.items():
             yield f"{group}.{name}", name, part
+    else:
+        yield group, option, node
 
 
 def bind(
@@ -164,9 +166,12 @@ def bind(
 ) -> tuple[Bound | None, list[str]]:
     """One component bound to its class's signature, or every reason why it can't be."""
     if not isinstance(node, Mapping) or "_target_" not in node:
-        what = f"'{option}' is not selected" if "." in key else f"{group}={option} has no keys"
-        hint = f"type {group}={option} too" if "." in key else f"`gnnscale list {group}` shows all"
-        return None, [f"{key}: {what}; {hint}"]
+        if key != group:
+            return None, [f"{key}: '{option}' is not selected; type {group}={option} too"]
+        said = ", ".join(f"{group}.{name}={value}" for name, value in node.items())
+        return None, [
+            f"{said}: {group}={option} takes no keys; `gnnscale list {group}` shows what does"
+        ]
     try:
         cls = resolve(node["_target_"], trusted)
     except UsageError as error:

@@ -1,6 +1,7 @@
 """A model is a list of layers between an encoder and a head; the forward pass is written once."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -142,7 +143,7 @@ class Model(nn.Module, Component):
         """
         if not stem:
             widths = [shape.features, *[hidden] * (depth - 1), shape.classes]
-            for i, (d_in, d_out) in enumerate(zip(widths, widths[1:], strict=False)):
+            for i, (d_in, d_out) in enumerate(pairwise(widths)):
                 last = i == depth - 1
                 self.layers.append(
                     Block(

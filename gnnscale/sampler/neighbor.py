@@ -22,7 +22,7 @@ from gnnscale.core.traits import Trait, traits
 from gnnscale.core.values import Count
 from gnnscale.graph.induce import scratch
 from gnnscale.graph.norm import factors
-from gnnscale.graph.walk import below, draw
+from gnnscale.graph.walk import below, draw, take
 from gnnscale.sampler._base import Sampler, seed_batches
 
 
@@ -47,10 +47,11 @@ def _choose(stream, d, k, replace, taken, edges):
 
 @numba.njit(cache=True, nogil=True)
 def _block(indptr, indices, targets, fanout, replace, loop, word, local):
-    """One bipartite block: (starts, columns, edges, sources); targets are the first sources.
+    """One bipartite block: (starts, columns, edges, sources, scale).
 
-    New sources stand in the order of first appearance. A loop, if asked for, stands last in its row
-    with edge -1. ``local`` [N] int32 is all -1 before and after.
+    The targets are the first sources; new ones stand in the order of first appearance. A loop, if
+    asked for, stands last in its row with edge -1. ``scale`` is degree / drawn neighbours: per row,
+    or with loops per edge, 1 for the loops. ``local`` [N] int32 is all -1 before and after.
     """
     n, widest = len(targets), 0
     starts = np.zeros(n + 1, np.int64)
@@ -63,6 +64,7 @@ def _block(indptr, indices, targets, fanout, replace, loop, word, local):
     edges = np.empty(starts[n], np.int64)
     columns = np.empty(starts[n], np.int32)
     taken = np.zeros(widest, np.bool_)
+    scale = np.ones(starts[n] if loop else n)
     for i in range(n):
         first = indptr[targets[i]]
         d = indptr[targets[i] + 1] - first
@@ -73,6 +75,10 @@ def _block(indptr, indices, targets, fanout, replace, loop, word, local):
         else:
             _choose(draw(word, targets[i]), d, end - at, replace, taken, edges[at:end])
             edges[at:end] += first
+            if loop:
+                scale[at:end] = d / (end - at)
+            elif d:
+                scale[i] = d / (end - at)
         if loop:
             edges[end] = -1
             columns[end] = i
@@ -92,7 +98,7 @@ def _block(indptr, indices, targets, fanout, replace, loop, word, local):
             columns[e] = local[j]
     for i in range(found):
         local[sources[i]] = -1
-    return starts, columns, edges, sources[:found].copy()
+    return starts, columns, edges, sources[:found].copy(), scale
 
 
 class Neighbor(Sampler):
@@ -126,8 +132,8 @@ class Neighbor(Sampler):
                     "choose 1 or more, or -1 for all, e.g. sampler.fanouts=10"
                 )
 
-    def prepare(self, data: GraphData, need: Need, key: Key) -> None:
-        """Compute the operator's factors and match fan-outs to layers."""
+    def check(self, need: Need) -> None:
+        """Match fan-outs to layers. Raises UsageError if there is not one per layer."""
         if isinstance(self.fanouts, int):
             self.per_layer = [self.fanouts] * need.depth
         else:
@@ -139,6 +145,10 @@ class Neighbor(Sampler):
                 "message-passing layers; give one fan-out per layer, "
                 f"e.g. sampler.fanouts={_plain(better)}"
             )
+
+    def prepare(self, data: GraphData, need: Need, key: Key) -> None:
+        """Compute the operator's factors."""
+        self.check(need)
         self.data, self.need = data, need
         self.factors = factors(data.graph, need, data.x.dtype)
         self.labeled = data.mask("train")
@@ -156,9 +166,9 @@ class Neighbor(Sampler):
             hops.append(hop)
         data = self.data
         return Batch(
-            x=data.x[nodes], hops=tuple(reversed(hops)), nodes=nodes,
-            rows=torch.arange(len(index)), ids=index, y=data.y[index],
-            labeled=self.labeled[index], key=(key.seed, key.epoch, key.step),
+            x=take(data.x, nodes), hops=tuple(reversed(hops)), nodes=nodes,
+            rows=torch.arange(len(index)), ids=index, y=take(data.y, index),
+            labeled=take(self.labeled, index), key=(key.seed, key.epoch, key.step),
         )  # fmt: skip
 
     def _hop(self, targets: Tensor, fanout: int, word: np.uint64) -> tuple[Hop, Tensor]:
@@ -167,21 +177,16 @@ class Neighbor(Sampler):
             adj.indptr.numpy(), adj.indices.numpy(), targets.numpy(), fanout, self.replace,
             loop, word, scratch(adj.n_src),
         )  # fmt: skip
-        indptr, columns, edges, nodes = (torch.from_numpy(a) for a in arrays)
-        graph = Adjacency(indptr, columns, len(nodes), edges)
+        indptr, columns, edges, nodes, scale = (torch.from_numpy(a) for a in arrays)
+        graph, scale = Adjacency(indptr, columns, len(nodes), edges), scale.to(self.data.x.dtype)
         src, dst, diag = self.factors
-        degree = adj.in_degree[nodes]
-        dst, weight = None if dst is None else dst[targets], None
-        if fanout > 0:
-            drawn = (graph.in_degree - int(loop)).clamp(min=1)
-            scale = degree[: len(targets)].to(self.data.x.dtype) / drawn
-            if loop:  # the loop is always there, so it must not be scaled with the row
-                weight = scale[graph.dst].masked_fill(edges < 0, 1)
-            else:
-                dst = scale if dst is None else dst * scale
+        src = None if src is None else take(src, nodes)
+        dst, diag = (None if f is None else take(f, targets) for f in (dst, diag))
+        if fanout > 0 and not loop:  # with loops the scale is per edge: a loop is always there
+            dst = scale if dst is None else dst * scale
         hop = Hop(
-            graph, src=None if src is None else src[nodes], dst=dst, weight=weight,
-            diag=None if diag is None else diag[targets], degree=degree,
+            graph, src=src, dst=dst, weight=scale if fanout > 0 and loop else None,
+            diag=diag, degree=take(self.data.graph.in_degree, nodes),
         )  # fmt: skip
         return hop, nodes
 

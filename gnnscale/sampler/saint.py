@@ -34,9 +34,6 @@ from gnnscale.sampler._base import Sampler
 
 BLOCK = 64
 """Subgraphs counted at a time, one bit each."""
-CLIP = 1e4
-UNSEEN = 0.1
-"""What replaces a count of zero and 0/0 (the authors' values)."""
 
 
 class Saint(Sampler):
@@ -101,33 +98,36 @@ class Saint(Sampler):
     def nodes(self, k: int) -> Tensor:
         """The nodes of subgraph k, ascending. [n] int64."""
         out = np.empty(self.width, np.int32)
-        stream = np.uint64(walk.draw(self.word, k))
-        self.one(*self.arguments, stream, out)
-        return torch.from_numpy(np.unique(out).astype(np.int64))
+        self.one(*self.arguments, np.uint64(walk.draw(self.word, k)), out)
+        out.sort()
+        first = np.append(True, out[1:] != out[:-1])
+        return torch.from_numpy(out[first].astype(np.int64))
 
     def sample(self, index: Tensor, key: Key) -> Batch:
         """Subgraph ``index``; all its nodes are seeds."""
         data, nodes = self.data, self.nodes(int(index))
-        rows = torch.arange(len(nodes))
-        c_v = self.c_v[nodes].to(data.x.dtype)
-        hops = (self._hop(nodes, c_v),) * self.need.depth if self.need.depth else ()
+        c_v, rows = walk.take(self.c_v, nodes), torch.arange(len(nodes))
+        seen = c_v.to(data.x.dtype).masked_fill(c_v == 0, walk.UNSEEN)
         labeled_nodes = max(len(data.splits["train"]), 1)
         return Batch(
-            x=data.x[nodes], hops=hops, nodes=nodes, rows=rows, ids=nodes, y=data.y[nodes],
-            labeled=self.labeled[nodes], key=(key.seed, key.epoch, key.step),
-            weight=self.size / (c_v.masked_fill(c_v == 0, UNSEEN) * labeled_nodes),
+            x=walk.take(data.x, nodes), nodes=nodes, rows=rows, ids=nodes,
+            hops=(self._hop(nodes, c_v),) * self.need.depth if self.need.depth else (),
+            y=walk.take(data.y, nodes), labeled=walk.take(self.labeled, nodes),
+            weight=self.size / (seen * labeled_nodes), key=(key.seed, key.epoch, key.step),
         )  # fmt: skip
 
     def _hop(self, nodes: Tensor, c_v: Tensor) -> Hop:
         graph = induce(self.data.graph, nodes)
-        weight = c_v[graph.dst] / self.c_e[graph.edges].to(c_v.dtype)
-        weight = weight.nan_to_num(UNSEEN, posinf=CLIP).clamp(max=CLIP)
+        weight = torch.from_numpy(
+            walk.correction(
+                graph.indptr.numpy(), graph.edges.numpy(), c_v.numpy(), self.c_e.numpy()
+            )
+        ).to(self.data.x.dtype)
         if self.need.loops == "edges":
             graph = with_loops(graph)
-            kept = graph.edges >= 0
-            weight = weight.new_ones(graph.n_edges).masked_scatter(kept, weight)
-        src, dst, diag = (None if f is None else f[nodes] for f in self.factors)
-        degree = self.data.graph.in_degree[nodes]
+            weight = weight.new_ones(graph.n_edges).masked_scatter(graph.edges >= 0, weight)
+        src, dst, diag = (None if f is None else walk.take(f, nodes) for f in self.factors)
+        degree = walk.take(self.data.graph.in_degree, nodes)
         return Hop(graph, src=src, dst=dst, weight=weight, diag=diag, degree=degree)
 
 

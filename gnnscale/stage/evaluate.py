@@ -6,6 +6,7 @@ import torch
 from gnnscale.core.environment import environment
 from gnnscale.core.record import Record
 from gnnscale.core.site import sites
+from gnnscale.core.values import NonNegative
 from gnnscale.stage._base import Stage
 from gnnscale.train.loop import Run
 
@@ -20,7 +21,7 @@ class Evaluate(Stage):
         seconds: how long to time passes.
     """
 
-    def __init__(self, seconds: float = 1.0):
+    def __init__(self, seconds: NonNegative = 1.0):
         self.seconds = seconds
 
     def __call__(self, run: Run) -> None:

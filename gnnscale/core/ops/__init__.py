@@ -117,7 +117,7 @@ def total(adj: Adjacency, x: Tensor, weight: Tensor | None = None) -> Tensor:
     [n_dst, H, D]. Destinations without in-edges get 0.
     """
     if weight is None:
-        flat = x.reshape(len(x), -1)  # [n_src, H * D]
+        flat = x.flatten(1)  # [n_src, H * D]
         return _Total.apply(adj, flat).reshape(adj.n_dst, *x.shape[1:])
     if weight.dim() == 1:
         return _WeightedTotal.apply(adj, x.unsqueeze(1), weight.unsqueeze(1)).squeeze(1)

@@ -30,10 +30,9 @@ def dot(adj: Adjacency, y: Tensor, x: Tensor) -> Tensor:
 
 def extreme(adj: Adjacency, x: Tensor, sign: int) -> tuple[Tensor, Tensor]:
     """Largest (sign 1) or smallest (-1) source value, 0 if there is none, and its edge."""
-    from dgl._sparse_ops import _gspmm
-
+    gspmm = dgl._sparse_ops._gspmm  # the public functions do not return the argument
     reducer = "max" if sign > 0 else "min"
-    out, (arg, _) = _gspmm(adj.dgl._graph, "copy_lhs", reducer, x.detach().contiguous(), None)
+    out, (arg, _) = gspmm(adj.dgl._graph, "copy_lhs", reducer, x.detach().contiguous(), None)
     empty = (adj.in_degree == 0).unsqueeze(1)
     return out.masked_fill(empty, 0), arg.long().masked_fill(empty, -1)
 

@@ -1,11 +1,17 @@
 """Plain torch on CSR tensors: any device, and the oracle for the others."""
 
+import warnings
+
 import torch
 from torch import Tensor
 
 from gnnscale.core.ops.adjacency import Adjacency
 
 DEVICES = ("cpu", "cuda")
+
+with warnings.catch_warnings():  # torch warns once, at the first CSR tensor, that they are in beta
+    warnings.simplefilter("ignore", UserWarning)
+    torch.sparse_csr_tensor([0, 0], [], [], size=(1, 1))
 
 
 def _product(adj: Adjacency, values: Tensor, x: Tensor) -> Tensor:

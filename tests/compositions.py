@@ -1,0 +1,67 @@
+"""Compositions for tests, made from the option files without Hydra."""
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from gnnscale import compose, session
+from gnnscale.catalog import Catalog
+
+CATALOG = Catalog.load()
+TOY = {  # 60 nodes, two epochs
+    "dataset": {"nodes": 60, "degree": 6, "classes": 3, "features": 8, "train": 0.3, "valid": 0.3},
+    "trainer": {"epochs": 2},
+}
+
+
+def configuration(changes: dict, **chosen: str) -> tuple[dict, dict]:
+    """(configuration, choices) of the chosen options, everything else at its default."""
+    choices = dict(CATALOG.defaults, **chosen)
+    config = dict(CATALOG.keys)
+    for group, option in choices.items():
+        names = option if isinstance(option, list) else [option]
+        if group == "distillation":
+            terms = {n: dict(CATALOG.options(group)[n].content) for n in names if n != "none"}
+            config[group] = terms
+        elif option is not None:
+            config[group] = dict(CATALOG.options(group)[option].content or {})
+    for group, values in changes.items():
+        if isinstance(values, dict):
+            config[group] = {**config.get(group, {}), **values}
+        else:
+            config[group] = values
+    plain = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+    return plain, {g: o for g, o in choices.items() if g != "experiment"}
+
+
+def plan(changes: dict | None = None, **chosen) -> compose.Plan:
+    """A checked plan of the chosen options."""
+    config, choices = configuration(changes or {}, **chosen)
+    return compose.check(config, choices, CATALOG)
+
+
+def toy(changes: dict | None = None, **chosen) -> compose.Plan:
+    """A checked plan on a 60-node graph for two epochs."""
+    merged = {group: dict(values) for group, values in TOY.items()}
+    for group, values in (changes or {}).items():
+        old = merged.get(group)
+        merged[group] = {**old, **values} if old and isinstance(values, dict) else values
+    chosen.setdefault("dataset", "synthetic")
+    if chosen["dataset"] != "synthetic":
+        merged["dataset"] = (changes or {}).get("dataset", {})
+    checked = plan(merged, **chosen)
+    checked.parts["recipe"][-1].arguments["seconds"] = 0.0  # three passes are enough here
+    return checked
+
+
+def train(checked: compose.Plan, folder: Path):
+    """Train a plan's seeds into a folder; its records."""
+    return session.train(checked, folder, checked.seeds, {"command": "test", "overrides": []})
+
+
+def quiet_metrics(folder: Path) -> list[dict]:
+    """The metrics of a seed without the seconds."""
+    import json
+
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(s).items() if k != "train_s"} for s in lines]

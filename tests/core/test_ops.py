@@ -1,0 +1,340 @@
+import numba
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from gnnscale.core import ops
+from gnnscale.core.errors import UsageError
+from gnnscale.core.ops.adjacency import Adjacency
+
+KERNELS = ["dgl", "numba", "torch"]
+
+
+@pytest.fixture(autouse=True)
+def _leave_auto():
+    yield
+    ops.select("auto")
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request):
+    ops.select(request.param)
+    return request.param
+
+
+def bipartite(seed=0, n_dst=9, n_src=14, most=5):
+    """Rows of random length, some empty; duplicates allowed."""
+    draw = torch.Generator().manual_seed(seed)
+    degree = torch.randint(0, most, (n_dst,), generator=draw)
+    degree[2] = degree[-1] = 0
+    indptr = torch.zeros(n_dst + 1, dtype=torch.int64)
+    indptr[1:] = degree.cumsum(0)
+    indices = torch.randint(0, n_src, (int(indptr[-1]),), generator=draw).int()
+    return Adjacency(indptr, indices, n_src)
+
+
+GRAPHS = {
+    "bipartite": bipartite,
+    "square": lambda: bipartite(1, 11, 11),
+    "edgeless": lambda: Adjacency(torch.zeros(5, dtype=torch.int64), torch.empty(0).int(), 6),
+    "edgeless square": lambda: Adjacency(torch.zeros(5, dtype=torch.int64), torch.empty(0).int()),
+}
+
+
+@pytest.fixture(params=GRAPHS)
+def adj(request):
+    return GRAPHS[request.param]()
+
+
+def randn(*size, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(*size, generator=draw, dtype=torch.float64).requires_grad_()
+
+
+def same(ours, theirs, *leaves):
+    """Equal values, and equal gradients of a random linear form of them."""
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    g = randn(*ours.shape, seed=99).detach()
+    mine = torch.autograd.grad(ours, leaves, g)
+    want = torch.autograd.grad(theirs, leaves, g, materialize_grads=True)
+    for a, b in zip(mine, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def per_head(adj, x, w):
+    """[n_dst, H, D] by index arithmetic alone."""
+    out = x.new_zeros(adj.n_dst, *x.shape[1:])
+    return out.index_add(0, adj.dst.long(), w.unsqueeze(-1) * x[adj.indices.long()])
+
+
+# -- products ------------------------------------------------------------------------------------
+
+
+def test_total_is_the_matrix_product(kernel, adj, dense):
+    x = randn(adj.n_src, 3)
+    same(ops.total(adj, x), dense(adj) @ x, x)
+
+
+def test_total_of_heads(kernel, adj, dense):
+    x = randn(adj.n_src, 2, 3)
+    same(ops.total(adj, x), torch.einsum("ij,jhd->ihd", dense(adj), x), x)
+
+
+def test_total_weighted_by_edge(kernel, adj, dense):
+    x, w = randn(adj.n_src, 3), randn(adj.n_edges, seed=1)
+    same(ops.total(adj, x, w), dense(adj, w) @ x, x, w)
+
+
+def test_total_weighted_by_edge_and_head(kernel, adj):
+    x, w = randn(adj.n_src, 2, 3), randn(adj.n_edges, 2, seed=1)
+    same(ops.total(adj, x, w), per_head(adj, x, w), x, w)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_extreme(kernel, adj, sign):
+    x = randn(adj.n_src, 3)
+    rows = []
+    for i in range(adj.n_dst):
+        row = x[adj.indices[adj.indptr[i] : adj.indptr[i + 1]].long()]
+        rows.append((sign * (sign * row).amax(0)) if len(row) else x.sum(0) * 0)
+    same(ops.extreme(adj, x, sign), torch.stack(rows), x)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_extreme_of_one_sign_only(kernel, adj, sign):
+    # all values negative under max (positive under min): an initial 0 would win
+    x = -sign * randn(adj.n_src, 3).detach().abs() - sign
+    out = ops.extreme(adj, x, sign)
+    full = adj.in_degree > 0
+    assert (sign * out[full] < 0).all()
+    assert (out[~full] == 0).all()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_gradient_of_a_tie_goes_to_one_edge(kernel, sign):
+    graph = Adjacency(torch.tensor([0, 3, 4]), torch.tensor([0, 1, 2, 3]).int(), 4)
+    x = torch.tensor([[1.0], [1.0], [-sign * 5.0], [2.0]], dtype=torch.float64, requires_grad=True)
+    if sign < 0:
+        x = (-x.detach()).requires_grad_()
+    ops.extreme(graph, x, sign).sum().backward()
+    got = x.grad.flatten()
+    if sign > 0:
+        assert sorted(got[:2].tolist()) == [0.0, 1.0]
+        assert got[2:].tolist() == [0.0, 1.0]
+    else:
+        assert sorted(got[:2].tolist()) == [0.0, 1.0] or got[2] == 1.0
+        assert got[:3].sum() == 1.0
+
+
+def test_softmax(kernel, adj):
+    e = randn(adj.n_edges, 2)
+    rows = [
+        e[int(adj.indptr[i]) : int(adj.indptr[i + 1])].softmax(0) for i in range(adj.n_dst)
+    ]
+    s = ops.softmax(adj, e)
+    same(s, torch.cat(rows), e)
+    sums = torch.zeros(adj.n_dst, 2, dtype=torch.float64).index_add(0, adj.dst.long(), s.detach())
+    full = (adj.in_degree > 0).double().unsqueeze(1).expand(-1, 2)
+    torch.testing.assert_close(sums, full)
+
+
+def test_softmax_of_large_values_does_not_overflow(kernel):
+    graph = Adjacency(torch.tensor([0, 2]), torch.tensor([0, 1]).int(), 2)
+    e = torch.tensor([[1000.0, -1000.0], [999.0, -1001.0]])
+    want = torch.tensor([[1.0, 1.0], [0.0, 0.0]]).softmax(0)
+    torch.testing.assert_close(ops.softmax(graph, e), want)
+
+
+def test_gradcheck(kernel):
+    graph = bipartite(3, 5, 6, 6)
+    assert graph.n_edges > 4
+    x, heads = randn(6, 2), randn(6, 2, 2)
+    w, ww = randn(graph.n_edges, seed=1), randn(graph.n_edges, 2, seed=2)
+    assert gradcheck(lambda x: ops.total(graph, x), (x,))
+    assert gradcheck(lambda x, w: ops.total(graph, x, w), (x, w))
+    assert gradcheck(lambda x, w: ops.total(graph, x, w), (heads, ww))
+    assert gradcheck(lambda x: ops.extreme(graph, x, 1), (x,))
+    assert gradcheck(lambda x: ops.extreme(graph, x, -1), (x,))
+    assert gradcheck(lambda e: ops.softmax(graph, e), (ww,))
+
+
+def test_empty_rows_are_zero(kernel, adj):
+    empty = adj.in_degree == 0
+    assert empty.any()
+    x, w = torch.ones(adj.n_src, 2), torch.ones(adj.n_edges)
+    for out in (ops.total(adj, x), ops.total(adj, x, w), ops.extreme(adj, x, 1),
+                ops.extreme(adj, x, -1)):  # fmt: skip
+        assert torch.equal(out[empty], torch.zeros(int(empty.sum()), 2))
+        assert (out[~empty] != 0).all()
+
+
+def test_no_nodes_at_all(kernel):
+    none = Adjacency(torch.zeros(1, dtype=torch.int64), torch.empty(0).int(), 0)
+    assert ops.total(none, torch.empty(0, 3)).shape == (0, 3)
+    assert ops.extreme(none, torch.empty(0, 3), 1).shape == (0, 3)
+
+
+def test_any_memory_layout(kernel):
+    graph = bipartite(4)
+    x, w = randn(3, graph.n_src).T, randn(2, graph.n_edges, seed=1).T
+    heads = randn(3, 2, graph.n_src).permute(2, 1, 0)
+    assert not x.is_contiguous()
+    assert not w.is_contiguous()
+    assert torch.equal(ops.total(graph, x), ops.total(graph, x.contiguous()))
+    assert torch.equal(ops.extreme(graph, x, 1), ops.extreme(graph, x.contiguous(), 1))
+    assert torch.equal(ops.softmax(graph, w), ops.softmax(graph, w.contiguous()))
+    want = ops.total(graph, heads.contiguous(), w.contiguous())
+    assert torch.equal(ops.total(graph, heads, w), want)
+    # .sum() sends back one number seen everywhere (stride 0)
+    leaves = [t.detach().requires_grad_() for t in (heads, w)]
+    got = torch.autograd.grad(ops.total(graph, *leaves).sum(), leaves)
+    dense = torch.autograd.grad(per_head(graph, *leaves).sum(), leaves)
+    for a, b in zip(got, dense, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    e = w.detach().requires_grad_()
+    (flat,) = torch.autograd.grad(ops.softmax(graph, e).sum(), e)
+    torch.testing.assert_close(flat, torch.zeros_like(flat), atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_backends_agree_on_a_larger_graph(dtype, sixty):
+    x = sixty.x.to(dtype)
+    w = randn(sixty.graph.n_edges, 1).detach().to(dtype)
+    found = []
+    for name in KERNELS:
+        ops.select(name)
+        found.append(
+            [
+                ops.total(sixty.graph, x),
+                ops.total(sixty.graph, x.unsqueeze(1), w).squeeze(1),
+                ops.extreme(sixty.graph, x, 1),
+                ops.extreme(sixty.graph, x, -1),
+                ops.softmax(sixty.graph, w),
+            ]
+        )
+        assert all(t.dtype == dtype for t in found[-1])
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one core")
+def test_numba_is_bitwise_the_same_under_one_and_two_threads():
+    ops.select("numba")
+    draw = torch.Generator().manual_seed(5)
+    degree = torch.randint(0, 40, (500,), generator=draw)
+    indptr = torch.cat([torch.zeros(1, dtype=torch.int64), degree.cumsum(0)])
+    graph = Adjacency(indptr, torch.randint(0, 600, (int(indptr[-1]),), generator=draw).int(), 600)
+
+    def everything():
+        x = torch.randn(600, 2, 9, generator=torch.Generator().manual_seed(6)).requires_grad_()
+        w = torch.randn(graph.n_edges, 2, generator=torch.Generator().manual_seed(7))
+        w.requires_grad_()
+        flat = x.flatten(1)
+        outs = [
+            ops.total(graph, flat), ops.total(graph, x, w), ops.extreme(graph, flat, 1),
+            ops.extreme(graph, flat, -1), ops.softmax(graph, w),
+        ]  # fmt: skip
+        loss = sum((out * torch.randn(out.shape, generator=torch.Generator().manual_seed(8))).sum()
+                   for out in outs)  # fmt: skip
+        return [*outs, *torch.autograd.grad(loss, (x, w))]
+
+    before = numba.get_num_threads()
+    try:
+        numba.set_num_threads(1)
+        one = everything()
+        numba.set_num_threads(2)
+        two = everything()
+    finally:
+        numba.set_num_threads(before)
+    assert len(one) == 7
+    for a, b in zip(one, two, strict=True):
+        assert torch.equal(a, b)
+
+
+# -- choice of backend ---------------------------------------------------------------------------
+
+
+def test_select_refuses_an_unknown_kernel():
+    with pytest.raises(UsageError, match=r"hardware\.kernel 'nonsense' does not exist.*valid: auto"):
+        ops.select("nonsense")
+    with pytest.raises(UsageError, match=r"'nubma' does not exist \(did you mean 'numba'\?\)"):
+        ops.select("nubma")
+    assert ops.backend("softmax", torch.device("cpu")) is ops.numba_kernels  # nothing was changed
+
+
+def test_auto_takes_the_measured_exceptions():
+    cpu = torch.device("cpu")
+    assert ops.backend("total", cpu) is ops.dgl_kernels
+    assert ops.backend("weighted_total", cpu) is ops.numba_kernels
+    ops.select("torch")
+    assert ops.backend("total", cpu) is ops.torch_kernels
+
+
+def test_a_cpu_kernel_is_refused_on_cuda():
+    cuda = torch.device("cuda")
+    ops.select("numba")
+    with pytest.raises(UsageError, match="hardware.kernel=numba: does not run on cuda; choose"):
+        ops.backend("total", cuda)
+    ops.select("auto")
+    assert "cuda" in ops.backend("total", cuda).DEVICES
+
+
+# -- adjacency -----------------------------------------------------------------------------------
+
+
+def test_transpose(adj, dense):
+    back = adj.T
+    assert torch.equal(dense(back), dense(adj).T)
+    assert (back.n_src, back.n_dst) == (adj.n_dst, adj.n_src)
+    assert back.indices.dtype == torch.int32
+    # edges: where each transposed edge stands here
+    assert torch.equal(adj.indices[back.edges], back.dst)
+    assert torch.equal(adj.dst[back.edges], back.indices)
+    assert torch.equal(back.edges.sort().values, torch.arange(adj.n_edges))
+    w = randn(adj.n_edges).detach()
+    assert torch.equal(dense(back, w[back.edges]), dense(adj, w).T)
+    assert adj.T is back
+
+
+def test_degrees_and_destinations(adj, dense):
+    matrix = dense(adj)
+    assert adj.in_degree.tolist() == matrix.sum(1).tolist()
+    assert adj.out_degree.tolist() == matrix.sum(0).tolist()
+    rows = torch.zeros(adj.n_dst, adj.n_src, dtype=torch.float64)
+    ones = torch.ones(adj.n_edges, dtype=torch.float64)
+    rows.index_put_((adj.dst.long(), adj.indices.long()), ones, accumulate=True)
+    assert torch.equal(rows, matrix)
+
+
+def test_from_edges_keeps_loops_and_duplicates():
+    src = torch.tensor([3, 0, 2, 2, 1, 0])
+    dst = torch.tensor([0, 2, 2, 0, 0, 2])
+    graph = Adjacency.from_edges(src, dst, 5)
+    assert graph.indptr.tolist() == [0, 3, 3, 6, 6, 6]
+    assert graph.indices.tolist() == [1, 2, 3, 0, 0, 2]
+    assert (graph.n_src, graph.n_dst, graph.n_edges) == (5, 5, 6)
+    assert graph.indptr.dtype == torch.int64
+    assert graph.indices.dtype == torch.int32
+
+
+def test_from_edges_of_nothing():
+    nothing = torch.empty(0, dtype=torch.int64)
+    graph = Adjacency.from_edges(nothing, nothing, 3)
+    assert graph.indptr.tolist() == [0, 0, 0, 0]
+    assert graph.n_edges == 0
+
+
+def test_to_another_device_once():
+    graph = bipartite().T
+    assert graph.to("cpu") is graph
+    moved = graph.to("meta")
+    assert moved is graph.to(torch.device("meta"))
+    assert moved.device.type == "meta"
+    assert moved.edges.device.type == "meta"
+    assert (moved.n_src, moved.n_dst, moved.n_edges) == (graph.n_src, graph.n_dst, graph.n_edges)
+
+
+def test_repr_says_the_sizes():
+    graph = bipartite()
+    assert repr(graph) == f"Adjacency(14 -> 9, {graph.n_edges} edges, cpu)"

@@ -1,0 +1,57 @@
+"""Two training steps on 60 nodes for every fitting pair; options enter by existing."""
+
+import math
+
+import pytest
+from compositions import CATALOG, toy, train
+
+from gnnscale.core.errors import CompositionError
+
+NOT_HERE = {  # options that need a file or a device that a test machine may lack
+    "dataset": {"cora", "citeseer", "pubmed"},
+    "hardware": {"cuda"},
+}
+
+
+def names(group: str) -> list[str]:
+    return [o for o in CATALOG.options(group) if o not in NOT_HERE.get(group, ())]
+
+
+def chosen(group: str, option: str) -> dict:
+    if group == "distillation":
+        return {group: [option], "recipe": "distill" if option != "none" else "supervised"}
+    return {group: option}
+
+
+def combinations() -> list[dict]:
+    found = [
+        {"sampler": s, "architecture": a} for s in names("sampler") for a in names("architecture")
+    ]
+    for group in ("distillation", "quantization"):
+        for option in set(names(group)) - {"none"}:
+            for other in ("architecture", "sampler"):
+                found += [{**chosen(group, option), other: o} for o in names(other)]
+    for group in CATALOG.groups:
+        if group not in ("sampler", "architecture", "experiment"):
+            found += [chosen(group, option) for option in names(group)]
+    return found
+
+
+def label(combination: dict) -> str:
+    return ",".join(f"{g}={o[0] if isinstance(o, list) else o}" for g, o in combination.items())
+
+
+@pytest.mark.parametrize("combination", combinations(), ids=label)
+def test_trains_or_is_refused_with_a_reason(combination, tmp_path):
+    changes = {"teacher": {"run": None, "architecture": "gcn", "overrides": ["trainer.epochs=2"]}}
+    try:
+        plan = toy(changes, **combination)
+    except CompositionError as error:
+        assert "repairs it" in str(error) or "change" in str(error)  # noqa: PT017
+        return
+    (record,) = train(plan, tmp_path)
+    assert record.time_s["epochs"] == 2
+    assert 0 <= record.metric["valid"] <= 1
+    lines = (tmp_path / "seed-0" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+    assert all(math.isfinite(__import__("json").loads(s)["loss"]) for s in lines)
