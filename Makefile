@@ -33,9 +33,10 @@ lint: install ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: install ## format and fix what can be fixed
+format: install ## format, fix what can be fixed, refresh the README's method table
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python scripts/readme_methods.py
 
 wheel-check: install ## build the wheel and use it from a second environment
 	scripts/wheel_check.sh $(BIN)/python

@@ -199,7 +199,7 @@ def bind(
 
 def wrong_values(key: str, cls: type, arguments: Mapping[str, Any]) -> list[str]:
     """Values outside the type or range that the constructor's annotations state."""
-    hints = typing.get_type_hints(cls.__init__, include_extras=True)
+    hints = typing.get_type_hints(typing.cast(Any, cls).__init__, include_extras=True)
     problems = []
     for name, value in arguments.items():
         if name not in hints:

@@ -8,7 +8,8 @@ import pytest
 from gnnscale import cli
 
 FAST = ("dataset=synthetic", "dataset.nodes=60", "dataset.degree=6", "dataset.classes=3",
-        "dataset.features=8", "dataset.train=0.3", "dataset.valid=0.3", "trainer.epochs=2")  # fmt: skip
+        "dataset.features=8", "dataset.train=0.3", "dataset.valid=0.3",
+        "trainer.epochs=2")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -155,7 +156,7 @@ def test_same_folder_again_skips_and_more_seeds_resume(gnnscale, tmp_path):
     code, _, err = gnnscale("train", *FAST, where, "architecture=mlp")
     assert code == 2
     assert "another composition" in err
-    code, out, err = gnnscale("train", f"resume={tmp_path / 'mine'}", "seeds=3")
+    code, _, err = gnnscale("train", f"resume={tmp_path / 'mine'}", "seeds=3")
     assert code == 0
     assert "n = 3" in err
     code, _, err = gnnscale("train", f"resume={tmp_path / 'mine'}", "trainer.epochs=9")

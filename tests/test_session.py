@@ -225,8 +225,8 @@ def test_teacher_from_a_finished_run_and_refusals(tmp_path):
     assert record.parameters == 8 * 64 + 64 + 64 * 3 + 3
     with pytest.raises(UsageError, match="has no finished seed 5"):
         train(toy({**changes, "seed": 5}, **options), tmp_path / "late")
+    other = toy({**changes, "dataset": {"nodes": 70}}, **options)
     with pytest.raises(UsageError, match="another dataset or split"):
-        other = toy({**changes, "dataset": {"nodes": 70}}, **options)
         train(other, tmp_path / "other")
 
 

@@ -64,4 +64,5 @@ class MLP(Model):
 
     def first(self) -> list[nn.Parameter]:
         """Parameters of the first linear map."""
-        return list(next(m for m in self.modules() if isinstance(m, Dense)).parameters())
+        parts = [*self.hidden.modules(), *self.head.modules()]
+        return list(next(m for m in parts if isinstance(m, Dense)).parameters())

@@ -48,7 +48,8 @@ class Hardware(Component):
     def apply(self) -> None:
         """Set the process up; called once, before data is loaded."""
         torch.set_num_threads(self.threads)
-        numba.set_num_threads(min(self.threads, numba.config.NUMBA_NUM_THREADS))
+        most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+        numba.set_num_threads(min(self.threads, most))
         ops.select(self.kernel)
 
 

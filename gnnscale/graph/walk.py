@@ -17,7 +17,7 @@ MIX_2 = np.uint64(0x94D049BB133111EB)
 UNIT = 2.0**-53
 CLIP = 1e4
 UNSEEN = 0.1
-"""What replaces a count of zero, and 0/0 (the GraphSAINT authors' values, like ``CLIP``)."""
+"""What replaces a node's count of zero (the GraphSAINT authors' value, like ``CLIP``)."""
 
 
 def take(table: Tensor, at: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ def pairs_pool(indptr, indices, rows, word, first, out):
 
 @numba.njit(cache=True, nogil=True)
 def frontier(indptr, indices, size, clip, stream, out):
-    """A frontier of uniform nodes, one of which moves at each step: chosen by degree, to a neighbour.
+    """A frontier of uniform nodes; at each step one, chosen by degree, moves to a neighbour.
 
     out [budget]: the ``size`` first nodes, then every node moved to. The degrees, at most ``clip``
     each, stand in a Fenwick tree, so that a step costs O(log size).
@@ -234,16 +234,12 @@ def count(indptr, indices, marks, nodes, edges):
 
 @numba.njit(cache=True, nogil=True)
 def correction(indptr, edges, c_v, c_e):
-    """1 / alpha = clip(c_v / c_e, 0, ``CLIP``) per edge, 0/0 being ``UNSEEN``; c_v of the target.
+    """1 / alpha = clip(c_v / max(c_e, 1), ``UNSEEN``, ``CLIP``) per edge; c_v of the target.
 
     ``indptr`` and c_v [n] are a subgraph's, ``edges`` the place of its edges in c_e.
     """
     out = np.empty(len(edges))
     for i in range(len(c_v)):
         for e in range(indptr[i], indptr[i + 1]):
-            seen = c_e[edges[e]]
-            if seen:
-                out[e] = min(c_v[i] / seen, CLIP)
-            else:
-                out[e] = CLIP if c_v[i] else UNSEEN
+            out[e] = min(max(c_v[i] / max(c_e[edges[e]], 1), UNSEEN), CLIP)
     return out

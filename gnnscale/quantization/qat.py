@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gnnscale.core.hop import Hop
 from gnnscale.core.site import Site
-from gnnscale.core.values import Bits, Positive
+from gnnscale.core.values import Bits, Share
 from gnnscale.quantization._base import Quantizer
 
 
@@ -21,10 +21,11 @@ class FakeQuant(nn.Module):
 
     Args:
         bits: width b of the codes.
-        momentum: rate of the moving average of the range; 1 follows the current tensor (weights).
+        momentum: rate of the moving average of the range; None follows the current tensor in
+            evaluation too (weights).
     """
 
-    def __init__(self, bits: int, momentum: float):
+    def __init__(self, bits: int, momentum: float | None):
         super().__init__()
         self.bits, self.momentum = bits, momentum
         self.low: Tensor
@@ -40,22 +41,23 @@ class FakeQuant(nn.Module):
         if x.numel() == 0:
             return
         low, high = x.detach().aminmax()
-        rate = torch.where(self.seen, self.momentum, 1.0).to(x.dtype)
-        self.low.lerp_(low.clamp(max=0).to(self.low.dtype), rate.to(self.low.dtype))
-        self.high.lerp_(high.clamp(min=0).to(self.high.dtype), rate.to(self.high.dtype))
+        later = 1.0 if self.momentum is None else self.momentum
+        rate = torch.where(self.seen, later, 1.0).to(self.low.dtype)
+        self.low.lerp_(low.clamp(max=0).to(self.low.dtype), rate)
+        self.high.lerp_(high.clamp(min=0).to(self.high.dtype), rate)
         self.seen.fill_(True)
 
     def forward(self, x: Tensor, hop: Hop | None = None) -> Tensor:
         """Shapes: any -> the same. Ranges of activations move in training mode only."""
-        if self.training or self.momentum == 1:  # a weight's range is always its own
+        if self.training or self.momentum is None:
             self.track(x)
         top = 2**self.bits - 1
-        scale = ((self.high - self.low) / top).clamp(min=torch.finfo(x.dtype).tiny).to(x.dtype)
+        scale = ((self.high - self.low) / top).to(x.dtype).clamp(min=torch.finfo(x.dtype).tiny)
         zero = torch.round(-self.low / scale)
-        code = torch.round(x / scale + zero).clamp(0, top)
-        inside = (x >= self.low) & (x <= self.high)
-        given = torch.where(inside, x, x.detach())  # saturated entries get no gradient
-        coded = given + ((code - zero) * scale - given).detach()
+        code = torch.round(x.detach() / scale + zero)
+        through = torch.where((code >= 0) & (code <= top), x, 0)  # saturated: no gradient
+        # the difference is an exact 0, so that the result is a code's value to the last bit
+        coded = (code.clamp(0, top) - zero) * scale + (through - through.detach())
         return torch.where(self.seen, coded, x)  # no range yet: nothing to quantize by
 
 
@@ -76,7 +78,7 @@ class QAT(Quantizer):
         self,
         weight_bits: Bits = 8,
         activation_bits: Bits = 8,
-        momentum: Positive = 0.01,
+        momentum: Share = 0.01,
         roles: list[Literal["input", "message", "attention", "aggregate", "update"]] = (
             "input", "message", "attention", "aggregate", "update",
         ),  # type: ignore[assignment]
@@ -87,7 +89,7 @@ class QAT(Quantizer):
     def make(self, site: Site) -> nn.Module | None:
         """Fake quantization at the width of the site's role."""
         if site.role == "weight":
-            return FakeQuant(self.weight_bits, momentum=1.0)
+            return FakeQuant(self.weight_bits, momentum=None)
         if site.role in self.roles:
             return FakeQuant(self.activation_bits, self.momentum)
         return None

@@ -69,7 +69,7 @@ def _block(indptr, indices, targets, fanout, replace, loop, word, local):
         first = indptr[targets[i]]
         d = indptr[targets[i] + 1] - first
         at, end = starts[i], starts[i + 1] - loop
-        if fanout < 0 or (d <= fanout and not replace):
+        if fanout < 0 or d == 0 or (d <= fanout and not replace):
             for e in range(end - at):
                 edges[at + e] = first + e
         else:
@@ -77,7 +77,7 @@ def _block(indptr, indices, targets, fanout, replace, loop, word, local):
             edges[at:end] += first
             if loop:
                 scale[at:end] = d / (end - at)
-            elif d:
+            else:
                 scale[i] = d / (end - at)
         if loop:
             edges[end] = -1
@@ -114,7 +114,7 @@ class Neighbor(Sampler):
         batch_size: seeds per step.
         replace: draw with replacement, exactly the fan-out per node that has neighbours.
 
-    Raises: UsageError for a fan-out that is 0 or below -1, and in ``prepare`` if there is not one
+    Raises: UsageError for a fan-out that is 0 or below -1, and in ``check`` if there is not one
     fan-out per layer.
     """
 
@@ -133,22 +133,21 @@ class Neighbor(Sampler):
                 )
 
     def check(self, need: Need) -> None:
-        """Match fan-outs to layers. Raises UsageError if there is not one per layer."""
-        if isinstance(self.fanouts, int):
-            self.per_layer = [self.fanouts] * need.depth
-        else:
-            self.per_layer = list(self.fanouts) if need.depth else []
-        if len(self.per_layer) != need.depth:
-            better = (self.per_layer + [(self.per_layer or [10])[-1]] * need.depth)[: need.depth]
-            raise UsageError(
-                f"sampler.fanouts={_plain(self.fanouts)}: the model has {need.depth} "
-                "message-passing layers; give one fan-out per layer, "
-                f"e.g. sampler.fanouts={_plain(better)}"
-            )
+        """One fan-out per layer."""
+        given, depth = self.fanouts, need.depth
+        if isinstance(given, int) or depth in (0, len(given)):
+            return
+        better = (list(given) + [(given or [10])[-1]] * depth)[:depth]
+        raise UsageError(
+            f"sampler.fanouts={_plain(given)}: the model has {depth} message-passing layers; "
+            f"give one fan-out per layer, e.g. sampler.fanouts={_plain(better)}"
+        )
 
     def prepare(self, data: GraphData, need: Need, key: Key) -> None:
-        """Compute the operator's factors."""
+        """Compute the operator's factors and match fan-outs to layers."""
         self.check(need)
+        one = isinstance(self.fanouts, int)
+        self.per_layer = [self.fanouts] * need.depth if one else self.fanouts
         self.data, self.need = data, need
         self.factors = factors(data.graph, need, data.x.dtype)
         self.labeled = data.mask("train")

@@ -52,10 +52,14 @@ class Evaluate(Stage):
             parameters=sum(p.numel() for p in run.model.parameters()),
             model_bytes=model_bytes(run.model),
             environment=environment(run.device, run.hardware.threads),
-            data={"name": run.data.name, "nodes": run.data.nodes, "edges": run.data.graph.n_edges,
-                  **run.data.facts},
+            data={
+                "name": run.data.name,
+                "nodes": run.data.nodes,
+                "edges": run.data.graph.n_edges,
+                "facts": dict(run.data.facts),
+            },
             notes=run.notes,
-        )  # fmt: skip
+        )
         record.save(run.folder / "record.json")
 
     def latency(self, run: Run, rows: torch.Tensor) -> dict | None:

@@ -1,7 +1,6 @@
 """Checkpoints: written whole or not at all, loaded without running pickled code."""
 
 import io
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0][:200]
+    except Exception as error:  # damaged bytes make the unpickler fail in any way at all
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UsageError(
             f"{path}: not a readable checkpoint ({reason}); delete it to start this seed afresh"
         ) from error

@@ -102,8 +102,8 @@ class Run:
 
     def start(self) -> None:
         """Attach terms, make the optimizer, and take up a checkpoint if there is one."""
-        for term in self.objective.terms.values():
-            term.attach(self.model, self.train_data, self.teacher)  # type: ignore[operator]
+        for term in self.objective.each:
+            term.attach(self.model, self.train_data, self.teacher)
         self.model.to(self.device)
         self.objective.to(self.device)
         self.optimizer = self.make_optimizer(self.parameter_groups())
@@ -166,8 +166,8 @@ class Run:
             return loss
 
         with self.meter.step("step"):
-            loss = self.optimizer.step(closure)
-        self.losses.append(loss.detach())
+            loss = self.optimizer.step(closure)  # type: ignore[arg-type]
+        self.losses.append(torch.as_tensor(loss).detach())
         self.sampler.commit()
 
     def mean_loss(self) -> float:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +27,14 @@ class Objective(nn.Module):
         self.terms = nn.ModuleDict(terms)
 
     @property
+    def each(self) -> list[Any]:
+        """The terms in order."""
+        return list(self.terms.values())
+
+    @property
     def wants_unlabeled(self) -> bool:
         """Whether some term compares seeds that carry no training label."""
-        return any(term.nodes != "train" for term in self.terms.values())
+        return any(term.nodes != "train" for term in self.each)
 
     def supervised(self, out: Output, batch: Batch) -> Tensor:
         """The supervised loss of a batch, a scalar."""
@@ -41,9 +47,9 @@ class Objective(nn.Module):
     def forward(self, out: Output, batch: Batch) -> Tensor:
         """The whole loss of a batch, a scalar."""
         loss = self.supervised(out, batch)
-        hard = math.prod(term.hard for term in self.terms.values())
+        hard = math.prod(term.hard for term in self.each)
         if hard != 1:
             loss = hard * loss
-        for term in self.terms.values():
+        for term in self.each:
             loss = loss + term(out, batch)
         return torch.as_tensor(loss)

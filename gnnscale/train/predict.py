@@ -1,6 +1,7 @@
 """Exact inference over a whole graph, at once or one layer at a time."""
 
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +19,15 @@ class Inference(Component):
     """Logits of chosen nodes, every neighbour used, no dropout, no sampling."""
 
     def __init__(self) -> None:
-        self._whole: tuple[GraphData, Batch] | None = None
+        self._whole: tuple[GraphData, tuple, Batch] | None = None
 
     def whole(self, model: nn.Module, data: GraphData, device: torch.device) -> Batch:
-        """The whole graph as a batch, built once per graph and kept."""
-        if self._whole is None or self._whole[0] is not data:
-            self._whole = (data, whole_batch(data, model.need).to(device))  # type: ignore[arg-type]
-        return self._whole[1]
+        """The whole graph as a batch, kept until another graph, need or device is asked for."""
+        need: Any = model.need
+        kept = self._whole
+        if kept is None or kept[0] is not data or kept[1] != (need, device):
+            kept = self._whole = (data, (need, device), whole_batch(data, need).to(device))
+        return kept[2]
 
     def __call__(
         self, model: nn.Module, data: GraphData, rows: Tensor, device: torch.device
@@ -33,7 +36,7 @@ class Inference(Component):
         training = model.training
         model.eval()
         try:
-            with torch.inference_mode():
+            with torch.no_grad():  # inference_mode would spoil what the graph caches for training
                 return self.logits(model, data, rows.to(device), device)
         finally:
             model.train(training)
@@ -75,7 +78,8 @@ class Layerwise(Inference):
     ) -> Tensor:
         """Each level of all nodes from the one below."""
         whole = self.whole(model, data, torch.device("cpu"))
-        h = torch.cat([model.encode(x.to(device))[-1].cpu() for x in whole.x.split(self.chunk)])
+        encode, head = cast(Any, model).encode, cast(Any, model).head
+        h = torch.cat([encode(x.to(device))[-1].cpu() for x in whole.x.split(self.chunk)])
         memo = Memo(whole)
         for layer, hop in zip(model.layers, whole.hops, strict=True):  # type: ignore[arg-type]
             pieces = [
@@ -83,7 +87,7 @@ class Layerwise(Inference):
                 for piece, src in self.pieces(hop)
             ]
             h = torch.cat(pieces)
-        return torch.cat([model.head(h[r.cpu()].to(device)) for r in rows.split(self.chunk)])
+        return torch.cat([head(h[r.cpu()].to(device)) for r in rows.split(self.chunk)])
 
     def pieces(self, hop: Hop):
         """A square hop cut into blocks of ``chunk`` destinations, with each block's sources."""

@@ -65,8 +65,10 @@ class Progress:
         self.asked_to_stop = False
         self.bar: Bar | None = None
         self.shown = time.monotonic()
+        self.count = 0
 
     def __enter__(self) -> "Progress":
+        self.opened = time.monotonic()
         try:
             self.before = signal.signal(signal.SIGINT, self._interrupt)
         except ValueError:  # not in the main thread: whoever is there owns the signal
@@ -96,6 +98,7 @@ class Progress:
     def show(self, run: "Run") -> None:
         """Tell how the epoch went."""
         meter, best = run.meter, run.patience
+        self.count += 1
         text = (
             f"best valid {best.best:.4f} (epoch {best.best_epoch}) {meter.epochs[-1]:.3f} s/epoch"
         )
@@ -105,7 +108,7 @@ class Progress:
         due = run.epoch % max(1, self.epochs // self.LINES) == 0 or run.finished
         if due or time.monotonic() - self.shown > self.EVERY_S:
             self.shown = time.monotonic()
-            left = (self.epochs - run.epoch) * sum(meter.epochs) / len(meter.epochs)
+            left = (self.epochs - run.epoch) * (self.shown - self.opened) / self.count
             log.info(
                 "%s epoch %d/%d loss %.4f %s%s", self.label, run.epoch, self.epochs,
                 run.last_loss, text, "" if run.finished else f" ETA {left:.0f} s",

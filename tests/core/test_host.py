@@ -156,7 +156,9 @@ def dgl_imports(tree: ast.AST) -> list[str]:
 
 
 def test_the_detector_sees_every_form():
-    source = "import dgl.nn as n\nfrom dgl import ops\ndef f():\n    from dgl.nn import X\nimport os"
+    source = (
+        "import dgl.nn as n\nfrom dgl import ops\ndef f():\n    from dgl.nn import X\nimport os"
+    )
     assert dgl_imports(ast.parse(source)) == ["dgl.nn", "dgl", "dgl.nn"]
 
 

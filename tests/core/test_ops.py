@@ -113,24 +113,17 @@ def test_extreme_of_one_sign_only(kernel, adj, sign):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_gradient_of_a_tie_goes_to_one_edge(kernel, sign):
     graph = Adjacency(torch.tensor([0, 3, 4]), torch.tensor([0, 1, 2, 3]).int(), 4)
-    x = torch.tensor([[1.0], [1.0], [-sign * 5.0], [2.0]], dtype=torch.float64, requires_grad=True)
-    if sign < 0:
-        x = (-x.detach()).requires_grad_()
+    x = sign * torch.tensor([[1.0], [1.0], [-5.0], [2.0]], dtype=torch.float64)
+    x.requires_grad_()
     ops.extreme(graph, x, sign).sum().backward()
     got = x.grad.flatten()
-    if sign > 0:
-        assert sorted(got[:2].tolist()) == [0.0, 1.0]
-        assert got[2:].tolist() == [0.0, 1.0]
-    else:
-        assert sorted(got[:2].tolist()) == [0.0, 1.0] or got[2] == 1.0
-        assert got[:3].sum() == 1.0
+    assert sorted(got[:2].tolist()) == [0.0, 1.0]
+    assert got[2:].tolist() == [0.0, 1.0]
 
 
 def test_softmax(kernel, adj):
     e = randn(adj.n_edges, 2)
-    rows = [
-        e[int(adj.indptr[i]) : int(adj.indptr[i + 1])].softmax(0) for i in range(adj.n_dst)
-    ]
+    rows = [e[int(adj.indptr[i]) : int(adj.indptr[i + 1])].softmax(0) for i in range(adj.n_dst)]
     s = ops.softmax(adj, e)
     same(s, torch.cat(rows), e)
     sums = torch.zeros(adj.n_dst, 2, dtype=torch.float64).index_add(0, adj.dst.long(), s.detach())
@@ -150,12 +143,12 @@ def test_gradcheck(kernel):
     assert graph.n_edges > 4
     x, heads = randn(6, 2), randn(6, 2, 2)
     w, ww = randn(graph.n_edges, seed=1), randn(graph.n_edges, 2, seed=2)
-    assert gradcheck(lambda x: ops.total(graph, x), (x,))
-    assert gradcheck(lambda x, w: ops.total(graph, x, w), (x, w))
-    assert gradcheck(lambda x, w: ops.total(graph, x, w), (heads, ww))
-    assert gradcheck(lambda x: ops.extreme(graph, x, 1), (x,))
-    assert gradcheck(lambda x: ops.extreme(graph, x, -1), (x,))
-    assert gradcheck(lambda e: ops.softmax(graph, e), (ww,))
+    assert gradcheck(lambda x: ops.total(graph, x), (x,), fast_mode=True)
+    assert gradcheck(lambda x, w: ops.total(graph, x, w), (x, w), fast_mode=True)
+    assert gradcheck(lambda x, w: ops.total(graph, x, w), (heads, ww), fast_mode=True)
+    assert gradcheck(lambda x: ops.extreme(graph, x, 1), (x,), fast_mode=True)
+    assert gradcheck(lambda x: ops.extreme(graph, x, -1), (x,), fast_mode=True)
+    assert gradcheck(lambda e: ops.softmax(graph, e), (ww,), fast_mode=True)
 
 
 def test_empty_rows_are_zero(kernel, adj):
@@ -256,7 +249,9 @@ def test_numba_is_bitwise_the_same_under_one_and_two_threads():
 
 
 def test_select_refuses_an_unknown_kernel():
-    with pytest.raises(UsageError, match=r"hardware\.kernel 'nonsense' does not exist.*valid: auto"):
+    with pytest.raises(
+        UsageError, match=r"hardware\.kernel 'nonsense' does not exist.*valid: auto"
+    ):
         ops.select("nonsense")
     with pytest.raises(UsageError, match=r"'nubma' does not exist \(did you mean 'numba'\?\)"):
         ops.select("nubma")
@@ -274,7 +269,7 @@ def test_auto_takes_the_measured_exceptions():
 def test_a_cpu_kernel_is_refused_on_cuda():
     cuda = torch.device("cuda")
     ops.select("numba")
-    with pytest.raises(UsageError, match="hardware.kernel=numba: does not run on cuda; choose"):
+    with pytest.raises(UsageError, match=r"hardware\.kernel=numba: does not run on cuda; choose"):
         ops.backend("total", cuda)
     ops.select("auto")
     assert "cuda" in ops.backend("total", cuda).DEVICES

@@ -138,6 +138,7 @@ def extreme(adj: Adjacency, x: Tensor, sign: int) -> tuple[Tensor, Tensor]:
 def extreme_back(adj: Adjacency, g: Tensor, arg: Tensor) -> Tensor:
     """Gradient of ``extreme``. g [n_dst, D], arg [n_dst, D] -> [n_src, D]."""
     back = adj.T
+    assert back.edges is not None
     out = g.new_zeros(adj.n_src, g.shape[1])
     _largest_back(*_rows(back), back.edges.numpy(), _array(g), arg.numpy(), out.numpy())
     return out

@@ -1,0 +1,164 @@
+import pytest
+import torch
+from torch import nn
+
+from gnnscale.architecture.egc import EGC
+from gnnscale.architecture.gat import GAT
+from gnnscale.architecture.gcn import GCN
+from gnnscale.architecture.gin import GIN
+from gnnscale.architecture.mlp import MLP
+from gnnscale.architecture.sage import SAGE
+from gnnscale.catalog import Catalog
+from gnnscale.core.data import Shape
+from gnnscale.core.hop import AGGREGATORS, Hop, Need
+from gnnscale.core.traits import Trait
+from gnnscale.graph.norm import whole_hop
+from gnnscale.graph.whole import whole_batch
+from gnnscale.train.predict import Full, Layerwise
+
+CPU = torch.device("cpu")
+EGC_M = ["symadd", "max", "mean"]
+MODELS = {
+    "mlp": lambda s: MLP(s, hidden=8, depth=3, norm="batch"),
+    "gcn": lambda s: GCN(s, hidden=8, depth=3, norm="batch"),
+    "gcn_stem": lambda s: GCN(s, hidden=8, stem=True, residual=True, norm="layer"),
+    "sage_mean": lambda s: SAGE(s, hidden=8),
+    "sage_max": lambda s: SAGE(s, hidden=8, aggr="max"),
+    "sage_gcn": lambda s: SAGE(s, hidden=8, aggr="gcn"),
+    "gat": lambda s: GAT(s, hidden=8, heads=4, out_heads=2, depth=3),
+    "gin": lambda s: GIN(s, hidden=8),
+    "egc_s": lambda s: EGC(s, hidden=8, heads=4),
+    "egc_m": lambda s: EGC(s, hidden=8, heads=4, bases=4, aggregators=EGC_M),
+    "egc_all": lambda s: EGC(s, hidden=8, heads=2, aggregators=EGC_M, self_loops="all"),
+    "egc_std": lambda s: EGC(s, hidden=8, heads=2, aggregators=["std", "min"]),
+}
+
+
+def trained(name, data) -> nn.Module:
+    """A model whose batch statistics are not the initial ones, in training mode."""
+    torch.manual_seed(0)
+    model = MODELS[name](data.shape).double().train()
+    model(whole_batch(data, model.need))
+    return model
+
+
+def test_every_architecture_is_here():
+    listed = {o.target.rpartition(".")[0] for o in Catalog.load().options("architecture").values()}
+    assert listed == {type(make(Shape(7, 4))).__module__ for make in MODELS.values()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("chunk", [1, 7, 59, 60, 10_000])
+def test_layerwise_equals_full(sixty, name, chunk):
+    model = trained(name, sixty)
+    rows = torch.arange(60)
+    want = Full()(model, sixty, rows, CPU)
+    got = Layerwise(chunk)(model, sixty, rows, CPU)
+    assert want.shape == (60, 4)
+    assert want.std() > 0.01
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("make", [Full, lambda: Layerwise(7)])
+@pytest.mark.parametrize("name", ["mlp", "gcn", "gat", "gcn_stem"])
+def test_rows_are_chosen_in_their_order(sixty, make, name):
+    model, inference = trained(name, sixty), make()
+    everyone = inference(model, sixty, torch.arange(60), CPU)
+    rows = torch.tensor([59, 0, 31, 31, 2, 58, 7, 8, 9, 10])
+    torch.testing.assert_close(inference(model, sixty, rows, CPU), everyone[rows])
+    nobody = inference(model, sixty, torch.empty(0, dtype=torch.int64), CPU)
+    assert nobody.shape == (0, 4)
+
+
+@pytest.mark.parametrize("make", [Full, lambda: Layerwise(7)])
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluates_without_dropout_and_puts_the_mode_back(sixty, make, training):
+    model = trained("gat", sixty).train(training)
+    inference, rows = make(), torch.arange(60)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    a, b = (inference(model, sixty, rows, CPU) for _ in range(2))
+    assert torch.equal(a, b)
+    assert model.training is training
+    assert all(m.training is training for m in model.modules())
+    assert not a.requires_grad
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    with torch.no_grad():
+        want = model.eval()(whole_batch(sixty, model.need)).logits
+    torch.testing.assert_close(a, want, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("make", [Full, lambda: Layerwise(7)])
+def test_the_mode_is_put_back_after_an_error(sixty, make):
+    model = trained("gcn", sixty)
+    with pytest.raises(IndexError):
+        make()(model, sixty, torch.tensor([60]), CPU)
+    assert model.training
+
+
+@pytest.mark.parametrize("make", [Full, lambda: Layerwise(7)])
+def test_one_inference_serves_other_models_and_other_graphs(sixty, make):
+    inference, rows = make(), torch.arange(60)
+    twice = sixty.with_(x=2 * sixty.x)
+    for data in (sixty, twice, sixty):
+        for name in ("gcn", "gat", "sage_mean", "gcn", "egc_m", "mlp"):
+            model = trained(name, data)
+            want = make()(model, data, rows, CPU)
+            assert torch.equal(inference(model, data, rows, CPU), want), name
+
+
+def test_the_batch_is_built_once_per_graph(sixty, monkeypatch):
+    built = []
+
+    def counted(*args):
+        built.append(args)
+        return whole_batch(*args)
+
+    monkeypatch.setattr("gnnscale.train.predict.whole_batch", counted)
+    model, inference = trained("gcn", sixty), Full()
+    for _ in range(3):
+        inference(model, sixty, torch.arange(60), CPU)
+    assert len(built) == 1
+
+
+@pytest.mark.parametrize("make", [Full, lambda: Layerwise(7)])
+@pytest.mark.parametrize("name", ["gat", "sage_max", "gin", "egc_m"])
+def test_a_graph_that_was_inferred_on_first_can_be_trained_on(sixty, make, name):
+    model = trained(name, sixty).eval()
+    fresh = sixty.with_(graph=type(sixty.graph)(sixty.graph.indptr, sixty.graph.indices))
+    make()(model, fresh, torch.arange(60), CPU)
+    # whatever the graph keeps (destinations, transpose) must be fit for autograd
+    hop = whole_hop(fresh.graph, Need(1), torch.float64)
+    h = sixty.x.clone().requires_grad_()
+    e = hop.edges(lambda a, b: (a * b).sum(1, keepdim=True), h, h)
+    out = hop.reduce(lambda h: h.unsqueeze(1), h, weight=hop.softmax(e))
+    (out.sum() + hop.reduce(lambda h: h, h, "max").sum()).backward()
+    assert h.grad.abs().sum() > 0
+    whole = whole_batch(fresh, model.need)
+    model.train()(whole).logits.sum().backward()
+
+
+@pytest.mark.parametrize("op", AGGREGATORS)
+@pytest.mark.parametrize("loops", ["diag", "edges"])
+def test_pieces_of_a_hop_with_every_part(sixty, op, loops):
+    base = whole_hop(sixty.graph, Need(1, "sym", loops), torch.float64)
+    draw = torch.Generator().manual_seed(0)
+    hop = Hop(
+        base.graph, base.src, base.dst, diag=base.diag, degree=base.degree,
+        weight=torch.rand(base.graph.n_edges, generator=draw, dtype=torch.float64),
+        edge=torch.arange(base.graph.n_edges), segment=torch.arange(60) // 10,
+    )  # fmt: skip
+    want = hop.reduce(lambda h: h, sixty.x, op)
+    rows, edges = [], []
+    for piece, src in Layerwise(7).pieces(hop):
+        assert torch.equal(piece.segment, src // 10)
+        assert torch.equal(piece.degree, base.degree[src])
+        edges += piece.edge.tolist()
+        rows.append(piece.reduce(lambda h: h, sixty.x[src], op))
+    torch.testing.assert_close(torch.cat(rows), want, rtol=1e-12, atol=1e-12)
+    assert edges == list(range(base.graph.n_edges))
+
+
+def test_needs():
+    assert Layerwise.needs == ({Trait.LAYERS},)
+    assert Full.needs == ()
