@@ -357,12 +357,13 @@ class Jobs:
         from hydra.core.hydra_config import HydraConfig
         from omegaconf.errors import OmegaConfBaseException
 
-        from gnnscale import compose
+        from gnnscale import compose, session
 
         set_up_log()
         hydra = HydraConfig.get()
         folder = Path(hydra.runtime.output_dir)
         self.folder = folder
+        fresh = not (folder / "config.json").exists()
         typed = list(hydra.overrides.task)
         try:
             sys.argv = argv
@@ -375,6 +376,8 @@ class Jobs:
             plan = compose.check(values, choices, self.catalog, self.trusted)
             self.codes.append(run_folder(plan, _short_path(folder), typed))
         except (UsageError, OmegaConfBaseException) as error:
+            if fresh:
+                session.discard(folder)
             said = compose.readable(error) if isinstance(error, OmegaConfBaseException) else error
             log.error("gnnscale: %s%s", f"{' '.join(typed)}: " if self.many else "", said)
             self.codes.append(2)

@@ -15,18 +15,7 @@ from dataclasses import dataclass
 from gnnscale.catalog import Catalog, user_folders
 from gnnscale.core.errors import UsageError, closest, unknown
 
-VERBS = (
-    "train",
-    "check",
-    "list",
-    "report",
-    "doctor",
-    "completion",
-    "bench",
-    "reproduce",
-    "predict",
-    "convert",
-)
+VERBS = ("train", "check", "list", "report", "doctor", "completion")
 HIDDEN = "_complete"
 ALIASES = {
     "arch": "architecture",

@@ -64,6 +64,25 @@ def claim(plan: Plan, folder: Path, command: dict[str, Any]) -> None:
     write_json(folder / "run.json", about)
 
 
+def discard(folder: Path) -> None:
+    """Take back the folder of a command that was refused, unless something was trained into it.
+
+    Only files that a refused command itself writes are removed, and folders left empty by that.
+    """
+    if any(folder.glob("seed-*/*.pt")) or any(folder.glob("seed-*/record.json")):
+        return
+    own = ["config.json", "run.json", "log.txt", "seed-*/status.json", ".hydra/*.yaml"]
+    for path in [p for pattern in own for p in folder.glob(pattern)]:
+        path.unlink()
+    here = Path.cwd()
+    above = [p for p in folder.resolve().parents if p != here and p.is_relative_to(here)]
+    for path in [*folder.glob("seed-*"), folder / ".hydra", folder, *above]:
+        try:
+            path.rmdir()
+        except OSError:  # not empty, or not there
+            continue
+
+
 def train_seed(plan: Plan, seed: int, folder: Path) -> Record:
     """One seed to its record; the record of an earlier run if there is one."""
     record = folder / "record.json"

@@ -103,7 +103,7 @@ def test_bad_input_is_one_message_and_exit_code_two(gnnscale, words, said, tmp_p
     assert out == ""
     for part in said:
         assert part in err
-    assert not list(tmp_path.rglob("record.json"))
+    assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
 
 
 def test_all_problems_come_in_one_message(gnnscale):

@@ -163,6 +163,17 @@ def test_std_of_equal_neighbours_has_a_finite_gradient(six):
     assert torch.isfinite(x.grad).all()
 
 
+def test_std_survives_a_variance_that_rounding_makes_negative(six):
+    row = torch.linspace(1e4, 2e4, 64)
+    x = row.repeat(6, 1).requires_grad_()
+    hop = Hop(six)
+    assert hop.reduce(identity, x, "var").min() < -STD_EPS
+    out = hop.reduce(identity, x, "std")
+    out.sum().backward()
+    assert torch.isfinite(out).all()
+    assert torch.isfinite(x.grad).all()
+
+
 @pytest.mark.parametrize("operator", ["sym", "row", "none"])
 @pytest.mark.parametrize("loops", ["none", "diag", "edges"])
 def test_whole_hop_is_the_textbook_operator(six, dense, operator, loops):

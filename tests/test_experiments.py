@@ -1,0 +1,77 @@
+"""No preset can rot: each composes, is valid, and trains on a toy graph; the published rows hold."""
+
+import os
+from pathlib import Path
+
+import pytest
+from compositions import CATALOG, TOY, configuration, train
+
+from gnnscale import compose
+from gnnscale.dataset._base import find
+
+SHARED = Path(__file__).resolve().parents[2] / "shared/data"
+PRESETS = list(CATALOG.options("experiment"))
+
+
+def preset(name: str, *overrides: str) -> tuple[dict, dict]:
+    return compose.compose([f"experiment={name}", *overrides], CATALOG)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_valid_and_trains_on_a_toy_graph(name, tmp_path):
+    config, choices = preset(name)
+    checked = compose.check(config, choices, CATALOG)
+    toy, _ = configuration(TOY, dataset="synthetic")
+    config["dataset"], choices["dataset"] = toy["dataset"], "synthetic"
+    config["trainer"]["epochs"], config["seeds"] = 1, 1
+    (record,) = train(compose.check(config, choices, CATALOG), tmp_path)
+    assert record.time_s["epochs"] == 1
+    assert checked.one("dataset").option
+
+
+def mean_test(config: dict, choices: dict, folder: Path, seeds: int = 10) -> float:
+    config["seeds"] = seeds
+    records = train(compose.check(config, choices, CATALOG), folder)
+    assert len(records) == seeds
+    return 100 * sum(r.metric["test"] for r in records) / seeds
+
+
+@pytest.fixture
+def planetoid(monkeypatch):
+    if "GNNSCALE_DATA" not in os.environ and SHARED.is_dir():
+        monkeypatch.setenv("GNNSCALE_DATA", str(SHARED))
+    try:
+        find(None, "planetoid", ["ind.cora.x", "ind.citeseer.x"])
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "published"), [("gcn_cora", 81.5), ("gcn_citeseer", 70.3)])
+def test_gcn_reaches_the_published_accuracy(name, published, planetoid, tmp_path):
+    assert mean_test(*preset(name), tmp_path) >= published - 0.7
+
+
+@pytest.mark.slow
+def test_on_digits_the_graph_helps_and_sampling_does_not_hurt(tmp_path):
+    chosen = {
+        "mlp": {"architecture": "mlp"},
+        "gcn": {"architecture": "gcn"},
+        "egc": {"architecture": "egc"},
+        "saint_egc": {"architecture": "egc", "sampler": "saint"},
+    }
+    reached = {
+        name: mean_test(*configuration({}, **options), tmp_path / name)
+        for name, options in chosen.items()
+    }
+    assert reached["gcn"] >= reached["mlp"] + 3
+    assert reached["saint_egc"] >= reached["egc"] - 1
+
+
+@pytest.mark.slow
+def test_a_million_nodes_and_ten_million_edges_stay_under_six_gib(tmp_path):
+    config, choices = preset("saint_egc_synthetic", "++trainer.epochs=1")
+    (record,) = train(compose.check(config, choices, CATALOG), tmp_path)
+    assert record.data["nodes"] == 10**6
+    assert record.data["edges"] > 9.9e6
+    assert record.memory_mib["rss_peak"] < 6 * 1024
