@@ -1,0 +1,118 @@
+import pytest
+import torch
+from compositions import configuration, toy, train
+from torch import nn
+
+from gnnscale import compose
+from gnnscale.core.random import Key
+from gnnscale.train import checkpoint
+
+
+def built(tmp_path, **changes):
+    checked = toy(changes.pop("changes", {}), **changes)
+    run = compose.build(checked, 0, tmp_path)
+    run.prepare()
+    run.start()
+    return run
+
+
+def one_step(run):
+    run.model.train()
+    (batch,) = run.batches(0)
+    run.step(batch)
+    return batch
+
+
+def test_clip_bounds_the_norm_of_all_gradients_together(tmp_path):
+    run = built(tmp_path, changes={"trainer": {"clip": 1e-3}})
+    one_step(run)
+    norms = [p.grad.norm() for p in run.model.parameters()]
+    assert torch.stack(norms).norm().item() == pytest.approx(1e-3, rel=1e-4)
+
+
+def test_decay_first_puts_weight_decay_on_the_first_layer_only(tmp_path):
+    run = built(tmp_path, changes={"trainer": {"decay": "first"}})
+    first, rest = run.optimizer.param_groups
+    assert {id(p) for p in first["params"]} == {
+        id(p) for p in run.model.layers[0].parameters()
+    }
+    assert first["weight_decay"] == 5e-4
+    assert rest["weight_decay"] == 0
+    assert len(first["params"]) + len(rest["params"]) == len(list(run.model.parameters()))
+
+
+def test_the_closure_of_one_step_draws_the_same_dropout_each_time(tmp_path):
+    run = built(tmp_path)
+    seen = []
+
+    class Twice(torch.optim.SGD):
+        def step(self, closure):
+            seen.extend([closure().item(), closure().item()])
+            return torch.tensor(seen[-1])
+
+    run.optimizer = Twice(run.model.parameters(), lr=0.0)
+    one_step(run)
+    assert seen[0] == seen[1]
+    run.model.train()
+    batch = next(iter(run.batches(1)))
+    run.step(batch)
+    assert seen[2] != seen[0], "another epoch has another mask"
+
+
+def test_gradients_are_those_of_plain_torch(tmp_path):
+    """One step equals autograd on a dense two-layer GCN written out here."""
+    run = built(tmp_path, changes={"architecture": {"dropout": 0.0}})
+    batch = one_step(run)
+    adj = run.data.graph
+    dense = torch.zeros(60, 60).index_put((adj.dst.long(), adj.indices.long()), torch.ones(()))
+    dense = dense + torch.eye(60)
+    scale = dense.sum(1).rsqrt()
+    dense = scale[:, None] * dense * scale
+    fresh = built(tmp_path / "again", changes={"architecture": {"dropout": 0.0}}).model
+    w = [p.detach().clone().requires_grad_() for p in fresh.parameters()]
+    h = dense @ (dense @ run.data.x @ w[0] + w[1]).relu() @ w[2] + w[3]
+    rows = run.data.splits["train"]
+    assert batch.labeled.sum() == len(rows)
+    nn.functional.cross_entropy(h[rows], run.data.y[rows]).backward()
+    for mine, plain in zip(run.model.parameters(), w, strict=True):
+        torch.testing.assert_close(mine.grad, plain.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_initial_weights_depend_on_the_seed_alone(tmp_path):
+    a, b = (compose.build(toy(), 3, tmp_path / f).model.state_dict() for f in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    other = compose.build(toy(), 4, tmp_path / "c").model.state_dict()
+    assert not torch.equal(a["layers.0.conv.weight"], other["layers.0.conv.weight"])
+    quantized = compose.build(toy(quantization="qat"), 3, tmp_path / "d").model.state_dict()
+    assert torch.equal(a["layers.0.conv.weight"], quantized["layers.0.conv.weight"])
+
+
+def test_schedulers_move_the_learning_rate(tmp_path):
+    train(toy({"trainer": {"epochs": 4}, "scheduler": {"step_size": 2, "gamma": 0.1}},
+              scheduler="step"), tmp_path)  # fmt: skip
+    from compositions import quiet_metrics
+
+    rates = [m["lr"] for m in quiet_metrics(tmp_path / "seed-0")]
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
+
+
+def test_checkpoint_every_writes_no_more_often(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(checkpoint, "save", lambda path, content: written.append(content["epoch"]))
+    train(toy({"trainer": {"epochs": 7, "checkpoint_every": 3}}), tmp_path)
+    assert written == [3, 6, 7]
+
+
+def test_unlabeled_seeds_are_planned_only_for_terms_that_want_them(tmp_path):
+    plain = built(tmp_path / "a")
+    assert len(plain.seeds) == len(plain.data.splits["train"])
+    config, choices = configuration({}, distillation=["logit"], recipe="distill")
+    assert config["distillation"]["logit"]["nodes"] == "observed"
+    assert choices["recipe"] == "distill"
+
+
+def test_keys_differ_by_every_field():
+    keys = [Key(0, "a"), Key(1, "a"), Key(0, "b"), Key(0, "a", 1), Key(0, "a", 0, 1),
+            Key(0, "a", 0, 0, 1)]  # fmt: skip
+    assert len({k.word for k in keys}) == len(keys)
+    assert Key(0, "a").word == Key(0, "a").word
