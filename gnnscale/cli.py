@@ -11,7 +11,7 @@ from typing import Any
 
 from gnnscale import __version__
 from gnnscale.catalog import Catalog, user_folders
-from gnnscale.core.errors import TrainingError, UsageError, unknown
+from gnnscale.core.errors import UsageError, unknown
 from gnnscale.overrides import Request, normalise, parse
 
 log = logging.getLogger("gnnscale")
@@ -205,10 +205,10 @@ def check(request: Request, catalog: Catalog) -> int:
     import yaml
     from rich.console import Console
 
-    from gnnscale import compose
+    from gnnscale import binding, compose
 
     typed = normalise(request.overrides, catalog)
-    trusted = compose.trust(typed, os.environ.get("GNNSCALE_TRUST", ""))
+    trusted = binding.trust(typed, os.environ.get("GNNSCALE_TRUST", ""))
     plan = compose.check(*compose.compose(typed, catalog), catalog, trusted)
     out = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     for group, bounds in plan.parts.items():
@@ -229,15 +229,18 @@ def check(request: Request, catalog: Catalog) -> int:
 
 def train(request: Request, catalog: Catalog) -> int:
     """``gnnscale train``: through Hydra, or from a run folder with ``resume=``."""
-    set_up_log()
-    typed = normalise(request.overrides, catalog)
-    from gnnscale import compose
+    from gnnscale import binding, jobs
 
-    trusted = compose.trust(typed, os.environ.get("GNNSCALE_TRUST", ""))
+    jobs.set_up_log()
+    typed = normalise(request.overrides, catalog)
+    trusted = binding.trust(typed, os.environ.get("GNNSCALE_TRUST", ""))
     resume = _value(typed, "resume")
     if resume not in (None, "null"):
         return resume_run(Path(resume), typed, catalog, trusted)
-    return Jobs(request, typed, catalog, trusted).run()
+    code, folder = jobs.Jobs(request, typed, catalog, trusted).run()
+    if folder is not None:
+        say(str(folder))
+    return code
 
 
 def _value(overrides: Sequence[str], key: str) -> str | None:
@@ -245,22 +248,11 @@ def _value(overrides: Sequence[str], key: str) -> str | None:
     return found[-1] if found else None
 
 
-def set_up_log() -> None:
-    """One logger, to standard error; again in each job, since Hydra switches loggers off."""
-    log.disabled = False
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-
-
 def resume_run(
     folder: Path, typed: Sequence[str], catalog: Catalog, trusted: frozenset[str]
 ) -> int:
     """Go on with a run folder: its own configuration, unfinished seeds only."""
-    from gnnscale import session
+    from gnnscale import jobs, session
 
     if folder.name.startswith("seed-") and (folder.parent / "config.json").exists():
         folder = folder.parent
@@ -277,139 +269,7 @@ def resume_run(
         if not seeds.isdecimal() or int(seeds) < 1:
             raise UsageError(f"seeds={seeds}: not a whole number >= 1; e.g. seeds=10")
         plan.config["seeds"] = int(seeds)
-    return run_folder(plan, folder, list(typed))
-
-
-def run_folder(plan: Any, folder: Path, typed: list[str]) -> int:
-    """Train into a folder, tell the result, and turn errors into exit codes."""
-    import shlex
-    import traceback
-
-    from gnnscale import session
-
-    command = {"command": session.typed_command(), "overrides": typed}
-    try:
-        records = session.train(plan, folder, plan.seeds, command)
-    except UsageError:
-        raise
-    except KeyboardInterrupt:
-        log.error(
-            "interrupted; everything up to the last finished epoch is saved. To go on, type\n"
-            "  gnnscale train resume=%s", shlex.quote(str(folder)),
-        )  # fmt: skip
-        return 130
-    except TrainingError as error:
-        log.error("%s: %s", folder, error)
-        return 1
-    except Exception as error:  # the last stop of a job: say it at once, keep the traceback
-        log.error("%s: %s: %s", folder, type(error).__name__, error)
-        log.error("%s", traceback.format_exc())
-        return 1
-    log.info("%s", session.summary(records))
-    say(str(folder))
-    return 0
-
-
-class Jobs:
-    """The jobs of one ``train`` command: one, or many with ``-m``."""
-
-    def __init__(
-        self, request: Request, typed: list[str], catalog: Catalog, trusted: frozenset[str]
-    ):
-        self.typed, self.catalog, self.trusted = typed, catalog, trusted
-        self.flags = _without_config_dir(request.flags)
-        self.many = bool({"-m", "--multirun"} & set(request.flags))
-        self.codes: list[int] = []
-        self.folder: Path | None = None
-
-    def run(self) -> int:
-        """Hand over to Hydra; returns the worst job's exit code."""
-        import hydra
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
-
-        from gnnscale import compose
-
-        register_stamp()
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting
-        extra = []
-        if len(self.catalog.folders) > 1:
-            extra = [f"hydra.searchpath=[{compose.search_path(self.catalog)}]"]
-        before, sys.argv = sys.argv, [sys.argv[0], *self.flags, *extra, *self.typed]
-        try:
-            entry = hydra.main(
-                version_base="1.3", config_path=str(self.catalog.folders[0]), config_name="train"
-            )
-            entry(lambda config: self.job(config, before))()
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(compose.readable(error)) from error
-        finally:
-            sys.argv = before
-        set_up_log()
-        if self.many and self.folder is not None:
-            failed = sum(code != 0 for code in self.codes)
-            log.info("%d jobs, %d failed", len(self.codes), failed)
-            say(str(self.folder.parent))
-        return max(self.codes, default=0)
-
-    def job(self, config: Any, argv: list[str]) -> None:
-        """One job; its failure is told at once and does not stop the others."""
-        from hydra.core.hydra_config import HydraConfig
-        from omegaconf.errors import OmegaConfBaseException
-
-        from gnnscale import compose, session
-
-        set_up_log()
-        hydra = HydraConfig.get()
-        folder = Path(hydra.runtime.output_dir)
-        self.folder = folder
-        fresh = not (folder / "config.json").exists()
-        typed = list(hydra.overrides.task)
-        try:
-            sys.argv = argv
-            whole = config.copy()
-            from omegaconf import open_dict
-
-            with open_dict(whole):
-                whole.hydra = hydra
-            values, choices = compose.plain(whole)
-            plan = compose.check(values, choices, self.catalog, self.trusted)
-            self.codes.append(run_folder(plan, _short_path(folder), typed))
-        except (UsageError, OmegaConfBaseException) as error:
-            if fresh:
-                session.discard(folder)
-            said = compose.readable(error) if isinstance(error, OmegaConfBaseException) else error
-            log.error("gnnscale: %s%s", f"{' '.join(typed)}: " if self.many else "", said)
-            self.codes.append(2)
-        if self.many and self.codes[-1] == 130:
-            raise KeyboardInterrupt
-
-
-def _without_config_dir(flags: Sequence[str]) -> list[str]:
-    """The flags for Hydra: the user's folders go into its search path, all in one way."""
-    words, kept = iter(flags), []
-    for word in words:
-        if word == "--config-dir":
-            next(words)
-        else:
-            kept.append(word)
-    return kept
-
-
-def _short_path(folder: Path) -> Path:
-    """Relative to where the user stands, if it is below."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-
-
-def register_stamp() -> None:
-    """``${gnnscale_stamp:}``: UTC time to the microsecond and four random hex digits."""
-    import secrets
-    from datetime import datetime, timezone
-
-    from omegaconf import OmegaConf
-
-    def stamp() -> str:
-        now = datetime.now(timezone.utc)
-        return f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
-
-    OmegaConf.register_new_resolver("gnnscale_stamp", stamp, use_cache=True, replace=True)
+    code = jobs.run_folder(plan, folder, list(typed))
+    if code == 0:
+        say(str(folder))
+    return code

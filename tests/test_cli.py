@@ -1,4 +1,5 @@
 import json
+import logging
 import subprocess
 import sys
 import textwrap
@@ -27,7 +28,9 @@ def gnnscale(capsys, monkeypatch):
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["gnnscale", *words])
-        cli.log.handlers.clear()  # the log writes to this test's standard error
+        logging.getLogger(
+            "gnnscale"
+        ).handlers.clear()  # the log writes to this test's standard error
         with pytest.raises(SystemExit) as end:
             cli.main()
         out, err = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""No preset can rot: each composes, is valid, and trains on a toy graph; the published rows hold."""
+"""No preset can rot: each composes, is valid, and trains on a toy graph; published rows hold."""
 
 import os
 from pathlib import Path

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from compositions import CATALOG
 
-from gnnscale import compose
+from gnnscale import binding
 from gnnscale.core.traits import Component
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,13 +41,13 @@ def test_rooms_import_only_what_they_may(room):
         assert rooms <= MAY_IMPORT[room], f"{path.relative_to(ROOT)} imports {rooms}"
 
 
-def test_only_compose_and_cli_know_hydra():
+def test_only_compose_and_jobs_know_hydra():
     users = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
         if any(m.split(".")[0] in ("hydra", "omegaconf") for m in imported(path))
     }
-    assert users == {"compose.py", "cli.py"}
+    assert users == {"compose.py", "jobs.py"}
 
 
 def test_the_three_trees_are_isomorphic():
@@ -73,14 +73,14 @@ def test_every_option_says_what_it_is_and_writes_out_every_parameter(group, opti
     assert len(option.summary) > 10
     if group == "experiment" or not option.content:
         return
-    for key, name, node in compose.nodes(group, option.content, option.name):
+    for key, name, node in binding.nodes(group, option.content, option.name):
         if "." in key and group != "recipe":
             continue
-        bound, problems = compose.bind(key, group, name, node, frozenset())
+        bound, problems = binding.bind(key, group, name, node, frozenset())
         if not any("${" in str(v) for v in node.values()):
             assert problems == []
         if bound.cls.__module__.startswith("gnnscale") and group != "recipe":
-            later = compose.GIVEN_LATER.get(group, ())
+            later = binding.GIVEN_LATER.get(group, ())
             accepted = set(inspect.signature(bound.cls).parameters) - set(later)
             assert set(option.parameters) == accepted, "the YAML writes out every parameter"
             assert issubclass(bound.cls, Component)

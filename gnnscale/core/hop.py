@@ -80,6 +80,8 @@ class Hop:
         Shapes: message(h) [n_src, D] (or [n_src, heads, D] with weight) -> [n_dst, D]; a tuple of
         names gives a tuple of results.
         """
+        if weight is not None and op != "sum":
+            raise ValueError(f"aggregator '{op}' takes no edge weights; only 'sum' does")
         m = message(h)
         if isinstance(op, str):
             return self._reduce(m, op, weight)

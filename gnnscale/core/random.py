@@ -23,7 +23,9 @@ class Key(NamedTuple):
     @property
     def word(self) -> int:
         """A 63-bit integer that differs for every key (BLAKE2b of the fields)."""
-        digest = hashlib.blake2b(repr(tuple(self)).encode(), digest_size=8).digest()
+        # numpy's integers print differently, so every number is made a plain one
+        fields = (int(self.seed), self.purpose, int(self.epoch), int(self.step), int(self.rank))
+        digest = hashlib.blake2b(repr(fields).encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little") >> 1
 
     def at(self, purpose: str, epoch: int = 0, step: int = 0) -> "Key":

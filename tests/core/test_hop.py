@@ -204,3 +204,9 @@ def test_to_moves_every_part(six):
     for name in ("graph", *parts):
         assert getattr(moved, name).device.type == "meta", name
     assert Hop(six).to("meta").src is None
+
+
+def test_only_sum_takes_edge_weights(six):
+    hop = whole_hop(six, Need(1), torch.float64)
+    with pytest.raises(ValueError, match="'max' takes no edge weights"):
+        hop.reduce(identity, X, "max", weight=torch.ones(hop.graph.n_edges, 1))

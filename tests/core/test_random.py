@@ -71,3 +71,9 @@ def test_generators_leave_torch_alone_and_seed_torch_does_not():
     Key(0, "plan").seed_torch()
     assert torch.equal(torch.rand(4), first)
     assert torch.equal(first, torch.rand(4, generator=Key(0, "plan").torch()))
+
+
+def test_numpy_integers_name_the_same_key():
+    import numpy as np
+
+    assert Key(np.int64(3), "a", np.int32(1)).word == Key(3, "a", 1).word

@@ -33,9 +33,7 @@ def test_clip_bounds_the_norm_of_all_gradients_together(tmp_path):
 def test_decay_first_puts_weight_decay_on_the_first_layer_only(tmp_path):
     run = built(tmp_path, changes={"trainer": {"decay": "first"}})
     first, rest = run.optimizer.param_groups
-    assert {id(p) for p in first["params"]} == {
-        id(p) for p in run.model.layers[0].parameters()
-    }
+    assert {id(p) for p in first["params"]} == {id(p) for p in run.model.layers[0].parameters()}
     assert first["weight_decay"] == 5e-4
     assert rest["weight_decay"] == 0
     assert len(first["params"]) + len(rest["params"]) == len(list(run.model.parameters()))
