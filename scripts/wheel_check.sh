@@ -15,8 +15,10 @@ install=("$work/env/bin/python" -m pip install --quiet --disable-pip-version-che
 
 mkdir "$work/empty"
 cd "$work/empty"
-"$work/env/bin/gnnscale" list | grep -q saint_mrw
-run=$("$work/env/bin/gnnscale" train +sampler=saint +model=egc trainer.epochs=3 2>/dev/null | tail -n 1)
+"$work/env/bin/gnnscale" list >"$work/list.txt"
+grep -q saint_mrw "$work/list.txt"
+"$work/env/bin/gnnscale" train +sampler=saint +model=egc trainer.epochs=3 >"$work/train.txt"
+run=$(tail -n 1 "$work/train.txt")
 test -f "$run/seed-0/record.json"
 "$work/env/bin/python" -c 'import gnnscale, sys; assert "/env/lib/" in gnnscale.__file__, gnnscale.__file__'
 echo "wheel check: installed, listed and trained from $PWD ($run)"
