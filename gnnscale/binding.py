@@ -16,10 +16,13 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gnnscale.core.errors import UsageError, unknown
+from gnnscale.core.traits import Component
 
 BUILT_IN = frozenset({"gnnscale", "torch.optim"})
 GIVEN_LATER = {"architecture": ("shape",), "optimizer": ("params",), "scheduler": ("optimizer",)}
 """Arguments that a run supplies when it exists; everything else comes from the configuration."""
+FOREIGN = ("optimizer", "scheduler")
+"""Groups whose classes are torch's."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,7 @@ def resolve(target: Any, trusted: frozenset[str]) -> type:
     """The class behind a dotted path. Raises UsageError if it is not trusted or not there."""
     if not isinstance(target, str) or "." not in target:
         raise UsageError(f"_target_={target!r}: not a dotted path to a class")
-    roots = BUILT_IN | trusted
-    if not any(target == root or target.startswith(root + ".") for root in roots):
+    if not _within(target, trusted):
         package = target.split(".")[0]
         raise UsageError(
             f"_target_={target}: package '{package}' is not trusted, so nothing of it is imported; "
@@ -54,7 +56,13 @@ def resolve(target: Any, trusted: frozenset[str]) -> type:
         raise UsageError(f"_target_={target}: can't be imported ({error})") from error
     if not isinstance(found, type):
         raise UsageError(f"_target_={target}: not a class")
+    if not _within(found.__module__ + ".", trusted):  # a name that a trusted module imported
+        raise UsageError(f"_target_={target}: {found.__name__} is defined in {found.__module__}")
     return found
+
+
+def _within(path: str, trusted: frozenset[str]) -> bool:
+    return any(path == root or path.startswith(root + ".") for root in BUILT_IN | trusted)
 
 
 def nodes(group: str, node: Any, option: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -88,13 +96,16 @@ def bind(
         cls = resolve(node["_target_"], trusted)
     except UsageError as error:
         return None, [f"{group}={option}: {error}"]
+    if group not in FOREIGN and not issubclass(cls, Component):
+        return None, [f"{group}={option}: {cls.__name__} is no {group}; derive it from the base "
+                      "class of its group (docs/adding-a-method.md)"]  # fmt: skip
     arguments = {k: v for k, v in node.items() if k not in ("_target_", "_partial_")}
     signature = inspect.signature(cls)
     later = GIVEN_LATER.get(group, ())
     accepted = {n: p for n, p in signature.parameters.items() if n not in later}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     problems = [
-        f"{key}.{unknown('key', name, accepted)}"
+        f"{key}.{name}: {unknown('key', name, accepted)}"
         for name in arguments
         if name not in accepted and not open_ended
     ]

@@ -1,7 +1,7 @@
 """What can be chosen: the groups, options and keys found in the config folders, without Hydra.
 
 Listing reads only the leading comments of each YAML; its body is parsed when ``target`` or
-``parameters`` is asked for. Later folders add options to the packaged ones or shadow them.
+``parameters`` is asked for. Later folders add options to the packaged ones.
 """
 
 import importlib.util
@@ -142,7 +142,7 @@ class Option:
 
 
 class Catalog:
-    """The options in several config folders; of two with one name the later folder's counts.
+    """The options in several config folders; two of one group may not share a name.
 
     Args:
         folders: config folders, the packaged one first.
@@ -180,6 +180,11 @@ class Catalog:
                     parts = path.relative_to(root).with_suffix("").parts
                     if not any(part.startswith((".", "_")) for part in parts):
                         name = "/".join(parts)
+                        if name in found:  # Hydra would silently take the first one
+                            raise UsageError(
+                                f"{path}: {found[name].path} is a {group} of the same name; "
+                                "rename yours"
+                            )
                         found[name] = Option(name, group, path)
             self._options[group] = dict(sorted(found.items()))
         return self._options[group]
@@ -256,7 +261,7 @@ def _asked(argv: Sequence[str]) -> Iterator[str]:
 
 
 def user_folders(argv: Sequence[str]) -> list[Path]:
-    """The user's config folders, the strongest last.
+    """The user's config folders, each once.
 
     These are ./gnnscale_conf and $GNNSCALE_CONFIG_DIR where they exist, and --config-dir.
     Raises UsageError if a --config-dir does not exist.
@@ -272,5 +277,4 @@ def user_folders(argv: Sequence[str]) -> list[Path]:
                 f"--config-dir {value}: no such folder; give one that holds <group>/<option>.yaml"
             )
         found.append(place.resolve())
-    # A folder named twice keeps its strongest place.
     return [place for i, place in enumerate(found) if place not in found[i + 1 :]]

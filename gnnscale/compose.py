@@ -231,7 +231,7 @@ def teacher_plan(plan: Plan, catalog: Catalog, trusted: frozenset[str]) -> Plan 
     valid = ("run", "architecture", "overrides")
     for name in wanted:
         if name not in valid:
-            raise UsageError(f"teacher.{unknown('key', name, valid)}")
+            raise UsageError(f"teacher.{name}: {unknown('key', name, valid)}")
     source = wanted.get("run")
     if source and Path(source).is_dir():
         return None

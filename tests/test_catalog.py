@@ -132,17 +132,19 @@ def test_defaults_and_keys(conf):
     assert catalog.keys == {"seed": 0, "teacher": {"run": None}}
 
 
-def test_later_folders_add_and_shadow(conf, tmp_path):
-    mine = write(
-        tmp_path / "mine",
-        {"sampler/full.yaml": "# Mine\nx: 1", "sampler/own.yaml": "", "my/a.yaml": "x: 1"},
-    )
+def test_later_folders_add(conf, tmp_path):
+    mine = write(tmp_path / "mine", {"sampler/own.yaml": "", "my/a.yaml": "x: 1"})
     catalog = Catalog([conf, mine])
     assert list(catalog.options("sampler")) == ["bare", "full", "own"]
-    assert catalog.options("sampler")["full"].summary == "Mine"
     assert catalog.options("sampler")["own"].parameters == {}
     assert catalog.groups == (*GROUPS, "my", "zoo")
     assert catalog.defaults["sampler"] == "full"
+
+
+def test_an_option_of_a_name_that_is_taken_is_refused(conf, tmp_path):
+    mine = write(tmp_path / "mine", {"sampler/full.yaml": "# Mine"})
+    with pytest.raises(UsageError, match=r"full.yaml.*same name; rename yours"):
+        Catalog([conf, mine]).options("sampler")
 
 
 def test_homes_prefer_what_is_selected_by_default(conf):
