@@ -99,3 +99,10 @@ def test_explanations_are_lines_one_can_type(size):
     start = next(i for i, line in enumerate(lines) if "repairs it" in line)
     assert len(lines) > start + 1
     assert all(re.fullmatch(r"  \w+=\S+", line) for line in lines[start + 1 :])
+
+
+def test_every_sampler_and_every_architecture_fit_something():
+    for group, other in (("sampler", "architecture"), ("architecture", "sampler")):
+        for mine in OPTIONS[group]:
+            pairs = [complete({group: mine.option, other: o.option}) for o in OPTIONS[other]]
+            assert any(not lattice.unmet(members) for members in pairs), mine.name

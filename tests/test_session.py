@@ -263,3 +263,26 @@ def test_digits_needs_no_files(tmp_path):
     (record,) = train(plan({"trainer": {"epochs": 20}}), tmp_path)
     assert record.data["nodes"] == 1797
     assert record.metric["test"] > 0.8
+
+
+@pytest.mark.parametrize("sampler", ["full", "saint", "neighbor"])
+def test_inductive_training_never_sees_a_held_out_node(sampler, tmp_path, monkeypatch):
+    """Held-out features are NaN while training; the weights stay finite and score the true data."""
+    from gnnscale.dataset.synthetic import Synthetic
+    from gnnscale.graph import whole
+
+    true_load, true_cut = Synthetic.load, whole.training_graph
+    monkeypatch.setattr(
+        Synthetic, "load", lambda self, seed: true_load(self, seed).with_(inductive=True)
+    )
+
+    def poisoned(data):
+        x = torch.full_like(data.x, float("nan"))
+        x[data.splits["train"]] = data.x[data.splits["train"]]
+        return true_cut(data.with_(x=x))
+
+    monkeypatch.setattr(loop, "training_graph", poisoned)
+    (record,) = train(toy({"trainer": {"epochs": 3}}, sampler=sampler), tmp_path)
+    state = checkpoint.load(tmp_path / "seed-0/checkpoint.pt")
+    assert all(torch.isfinite(v).all() for v in state["model"].values())
+    assert 0 <= record.metric["test"] <= 1
