@@ -4,14 +4,13 @@ import logging
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-if TYPE_CHECKING:
-    from gnnscale.train.loop import Run
+from gnnscale.train.meter import Meter
 
 log = logging.getLogger("gnnscale")
 
@@ -44,6 +43,16 @@ class Patience:
     def load(self, state: dict[str, Any]) -> None:
         """From a checkpoint."""
         self.best, self.best_epoch, self.stale = state["best"], state["best_epoch"], state["stale"]
+
+
+class Shown(Protocol):
+    """What a run must have for its progress to be told."""
+
+    epoch: int
+    finished: bool
+    last_loss: float
+    meter: Meter
+    patience: Patience
 
 
 class Progress:
@@ -95,7 +104,7 @@ class Progress:
         self.asked_to_stop = True
         log.warning("finishing this epoch to save it; Ctrl-C again stops at once")
 
-    def show(self, run: "Run") -> None:
+    def show(self, run: Shown) -> None:
         """Tell how the epoch went."""
         meter, best = run.meter, run.patience
         self.count += 1

@@ -95,7 +95,8 @@ class Adjacency:
     @cached_property
     def dgl(self):
         """The same edges as a DGL graph (square) or block, int32, in row order."""
-        columns = (self.indptr.int(), self.indices, torch.empty(0, dtype=torch.int32))
+        unnamed = torch.empty(0, dtype=torch.int32, device=self.device)  # edge ids in row order
+        columns = (self.indptr.int(), self.indices, unnamed)
         if self.n_src == self.n_dst:
             return dgl.graph(("csc", columns), num_nodes=self.n_dst, device=self.device)
         return dgl.create_block(
