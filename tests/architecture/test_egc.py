@@ -3,11 +3,14 @@ import torch
 from torch import nn
 
 from gnnscale.architecture.egc import EGC, EGConv
+from gnnscale.core.batch import Memo
 from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import STD_EPS, Need
 from gnnscale.core.host import dgl
+from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.traits import Trait
+from gnnscale.graph.norm import whole_hop
 from gnnscale.graph.whole import whole_batch
 
 ARXIV = Shape(128, 40)
@@ -162,3 +165,26 @@ def test_refusals():
     for names in (["max", "max"], ["symadd", "add", "symadd"], []):
         with pytest.raises(UsageError, match=r"architecture\.aggregators=\[.*none twice"):
             EGC(Shape(5, 3), aggregators=names)
+
+
+@pytest.mark.parametrize("aggregators", [("symadd",), ("symadd", "mean", "add")])
+def test_what_backward_keeps_does_not_grow_with_the_edges(aggregators):
+    """Linear aggregators run as sparse products: no [E, *] tensor is kept for the backward pass."""
+    kept = []
+    for degree in (5, 50):
+        src = torch.arange(200).repeat_interleave(degree)
+        dst = (src + 1 + torch.arange(degree).repeat(200)) % 200
+        adj = Adjacency.from_edges(src, dst, 200)
+        assert adj.n_edges == 200 * degree
+        hop = whole_hop(adj, Need(1, "sym", "diag"))
+        conv, sizes = EGConv(16, 16, 4, 4, aggregators), []
+
+        def pack(tensor, sizes=sizes):
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            conv(hop, torch.randn(200, 16, requires_grad=True), Memo(None)).sum().backward()
+        kept.append(sizes)
+    assert kept[0] == kept[1]
+    assert max(kept[1]) < 200 * 50
