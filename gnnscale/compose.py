@@ -6,7 +6,7 @@ problems with a composition come in one message before any data is loaded.
 
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,13 +155,16 @@ def check(
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             problems.append(f"{name}={value}: not a whole number >= {least}; e.g. {name}={least}")
     parts: dict[str, list[Bound]] = {}
+    known = True  # is every chosen class known, so that the algebra can speak?
     for group in catalog.groups:
         option = choices.get(group)
         for key, name, node in nodes(group, config.get(group), str(option)):
             bound, wrong = bind(key, group, name, node, trusted)
             problems += wrong
-            if bound is not None and not wrong:
-                parts.setdefault(group, []).append(bound)
+            if bound is None:
+                known = False
+            else:  # what an option with wrong values states, it states of its defaults
+                parts.setdefault(group, []).append(replace(bound, arguments={}) if wrong else bound)
     members = []
     for group in SWAPPABLE:
         bounds = parts.get(group, [])
@@ -169,13 +172,14 @@ def check(
             members += [member(group, b.option, [b]) for b in bounds]
         elif bounds:
             members.append(member(group, bounds[0].option, bounds))
-    if not problems:
+    if known:
         for required in ("dataset", "sampler", "architecture", "recipe", "optimizer", "trainer",
                          "hardware", "inference"):  # fmt: skip
             if required not in parts:
                 options = "|".join(catalog.options(required))
                 problems.append(f"{required}: nothing is selected; type {required}={options}")
-    if not problems and lattice.unmet(members):
+                known = False
+    if known and lattice.unmet(members):
         found = lattice.repairs(members, alternatives(catalog, trusted), REMOVABLE)
         problems.append(lattice.explain(members, found))
     if not problems:

@@ -110,8 +110,10 @@ def test_bad_input_is_one_message_and_exit_code_two(gnnscale, words, said, tmp_p
 
 
 def test_all_problems_come_in_one_message(gnnscale):
-    _, _, err = gnnscale("train", "trainer.epochs=0", "architecture.hiden=3", "seeds=0")
-    assert all(part in err for part in ("trainer.epochs=0", "hiden", "seeds=0"))
+    words = ("trainer.epochs=0", "architecture.hiden=3", "seeds=0", "distillation=logit")
+    _, _, err = gnnscale("train", *words)
+    for part in ("trainer.epochs=0", "hiden", "seeds=0", "recipe=distill"):
+        assert part in err
 
 
 def test_unknown_verb_and_version(gnnscale):
