@@ -77,7 +77,7 @@ def compose(overrides: Sequence[str], catalog: Catalog) -> tuple[dict[str, Any],
 
 def search_path(catalog: Catalog) -> str:
     """The user's configuration folders, as Hydra writes them."""
-    return ",".join(f"file://{folder}" for folder in catalog.folders[1:])
+    return ",".join(f"'file://{folder}'" for folder in catalog.folders[1:])
 
 
 def plain(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:

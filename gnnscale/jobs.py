@@ -87,6 +87,11 @@ class Jobs:
             entry(lambda config: self.job(config, before))()
         except (HydraException, OmegaConfBaseException) as error:
             raise UsageError(compose.readable(error)) from error
+        except OSError as error:  # jobs handle their own: this is Hydra making the run folder
+            raise UsageError(
+                f"{error.filename}: the run folder can't be made ({error.strerror}); "
+                "choose another place, e.g. hydra.run.dir=/tmp/run"
+            ) from error
         finally:
             sys.argv = before
         set_up_log()

@@ -95,6 +95,7 @@ REFUSED = [
     (("dataset=cora", "dataset.root=/nowhere"), ["ind.cora.x", "/nowhere"]),
     (("hydra.run.dir",), ["hydra.run.dir"]),
     (("resume=/nowhere",), ["/nowhere", "not a run folder"]),
+    (("hydra.run.dir=/proc/nowhere/run",), ["/proc/nowhere", "hydra.run.dir="]),
     (("sampler=full,saint",), ["sampler"]),
 ]
 
@@ -193,6 +194,14 @@ def test_own_options_and_classes_need_explicit_trust(gnnscale, tmp_path, monkeyp
     assert json.loads(record.read_text())["parameters"] == 8 * 5 + 5 + 5 * 3 + 3
     code, _, err = gnnscale("train", f"resume={out.splitlines()[-1]}")
     assert code == 2, "a run folder from somewhere else must not run code unasked"
+
+
+def test_a_folder_of_options_may_have_a_space_in_its_name(gnnscale, tmp_path):
+    option = tmp_path / "my own/optimizer/slow.yaml"
+    option.parent.mkdir(parents=True)
+    option.write_text("# Slow: a test\n_target_: torch.optim.SGD\nlr: 0.001\n")
+    code, _, err = gnnscale("train", *FAST, f"--config-dir={option.parent.parent}", "opt=slow")
+    assert code == 0, err
 
 
 def test_a_yaml_file_can_not_grant_trust(gnnscale, tmp_path):
