@@ -16,6 +16,7 @@ from gnnscale.core.data import GraphData, Teacher
 from gnnscale.core.errors import TrainingError
 from gnnscale.core.hardware import Hardware
 from gnnscale.core.random import Key
+from gnnscale.core.record import write_bytes
 from gnnscale.core.traits import Component
 from gnnscale.core.values import Count, NonNegative, Positive
 from gnnscale.graph.whole import training_graph
@@ -265,7 +266,7 @@ class Run:
             kept = [
                 s for s in lines.read_text().splitlines(keepends=True) if _epoch(s) < self.epoch
             ]
-            lines.write_text("".join(kept))
+            write_bytes(lines, "".join(kept).encode())
 
     def select(self) -> None:
         """Put the selected weights into the model."""

@@ -1,11 +1,14 @@
 import pytest
 import torch
-from compositions import configuration, toy, train
+from compositions import CATALOG, toy, train
 from torch import nn
 
 from gnnscale import compose
+from gnnscale.core.data import Teacher
 from gnnscale.core.random import Key
 from gnnscale.train import checkpoint
+
+LOGIT = CATALOG.options("distillation")["logit"].content
 
 
 def built(tmp_path, **changes):
@@ -104,9 +107,17 @@ def test_checkpoint_every_writes_no_more_often(tmp_path, monkeypatch):
 def test_unlabeled_seeds_are_planned_only_for_terms_that_want_them(tmp_path):
     plain = built(tmp_path / "a")
     assert len(plain.seeds) == len(plain.data.splits["train"])
-    config, choices = configuration({}, distillation=["logit"], recipe="distill")
-    assert config["distillation"]["logit"]["nodes"] == "observed"
-    assert choices["recipe"] == "distill"
+    for nodes, wanted in (("observed", 60), ("train", len(plain.seeds))):
+        term = {"distillation": {"logit": {**LOGIT, "nodes": nodes}}}
+        checked = toy(term, distillation=["logit"], recipe="distill")
+        run = compose.build(checked, 0, tmp_path / nodes)
+        run.teacher = Teacher(torch.zeros(60, 3))
+        run.prepare()
+        run.start()
+        assert len(run.seeds) == wanted
+        (batch,) = run.batches(0)
+        assert len(batch.ids) == wanted
+        assert int(batch.labeled.sum()) == len(plain.seeds)
 
 
 def test_keys_differ_by_every_field():
