@@ -123,8 +123,13 @@ class Option:
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """The parsed YAML."""
-        return read(self.path)
+        """The parsed YAML, over those of its folder that its defaults list names (``_name``)."""
+        content = read(self.path)
+        merged: dict[str, Any] = {}
+        for entry in content.get("defaults") or ():
+            if isinstance(entry, str) and entry != "_self_":
+                merged |= read(self.path.parent / f"{entry}.yaml")
+        return merged | {k: v for k, v in content.items() if k != "defaults" or not merged}
 
     @property
     def target(self) -> str | None:

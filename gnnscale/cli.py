@@ -22,6 +22,7 @@ gnnscale {version}: train, compress, measure and compare efficient graph neural 
   gnnscale train  [group=option ...] [key=value ...]   train, evaluate, write a run folder
   gnnscale check  [group=option ...] [key=value ...]   validate a composition without loading data
   gnnscale list   [group]                              groups, options, presets, papers
+  gnnscale predict run=FOLDER [seed=K] [out=FILE.csv]  class probabilities of every node
   gnnscale report [folder ...] [--format markdown]     mean ± std tables from run folders
   gnnscale doctor                                      what works on this machine
   gnnscale completion bash|zsh|fish                    tab completion for your shell
@@ -77,7 +78,8 @@ def dispatch(words: list[str]) -> int:
         return 0
     if request.verb in simple:
         return simple[request.verb]([w for w in words if w != request.verb])
-    return {"train": train, "check": check}[request.verb](request, catalog)
+    verbs = {"train": train, "check": check, "predict": predict}
+    return verbs[request.verb](request, catalog)
 
 
 def say(text: str) -> None:
@@ -234,6 +236,9 @@ def train(request: Request, catalog: Catalog) -> int:
     jobs.set_up_log()
     typed = normalise(request.overrides, catalog)
     trusted = binding.trust(typed, os.environ.get("GNNSCALE_TRUST", ""))
+    source = _value(typed, "run")
+    if source not in (None, "null"):
+        return rescore(Path(_plain(source)), typed, catalog, trusted)
     resume = _value(typed, "resume")
     if resume not in (None, "null"):
         return resume_run(Path(resume), typed, catalog, trusted)
@@ -241,6 +246,59 @@ def train(request: Request, catalog: Catalog) -> int:
     if folder is not None:
         say(str(folder))
     return code
+
+
+def rescore(folder: Path, typed: list[str], catalog: Catalog, trusted: frozenset[str]) -> int:
+    """``gnnscale train recipe=evaluate run=FOLDER``: a run folder of fresh scores."""
+    from gnnscale import finished, jobs
+
+    if _value(typed, "recipe") != "evaluate":
+        raise UsageError(f"run={folder}: only goes with recipe=evaluate; to go on training, type "
+                         f"gnnscale train resume={folder}")  # fmt: skip
+    into = _value(typed, "hydra.run.dir")
+    where = Path(_plain(into)) if into else Path("runs/evaluate") / jobs.stamp()
+    others = [o for o in typed if _key(o) not in ("run", "trust", "hydra.run.dir")]
+    plan, seeds = finished.rescoring(folder, others, catalog, trusted)
+    code = jobs.run_folder(plan, where, list(typed), seeds)
+    if code == 0:
+        say(str(where))
+    return code
+
+
+def predict(request: Request, catalog: Catalog) -> int:
+    """``gnnscale predict run=FOLDER``: a table of predictions."""
+    from gnnscale import binding, finished, jobs
+
+    jobs.set_up_log()
+    typed = normalise([o for o in request.overrides if _key(o) != "out"], catalog)
+    trusted = binding.trust(typed, os.environ.get("GNNSCALE_TRUST", ""))
+    source, seed = _value(typed, "run"), _value(typed, "seed")
+    out = _value(request.overrides, "out")
+    if request.flags:
+        raise UsageError(f"{' '.join(request.flags)}: gnnscale predict takes run=, seed=, out= "
+                         "and overrides of dataset, hardware and inference")  # fmt: skip
+    if source in (None, "null", ""):
+        raise UsageError("gnnscale predict: which run? type gnnscale predict run=FOLDER, the "
+                         "folder that gnnscale train printed")  # fmt: skip
+    if seed is not None and not seed.isdecimal():
+        raise UsageError(f"seed={seed}: not a whole number >= 0; e.g. seed=0")
+    others = [o for o in typed if _key(o) not in ("run", "seed", "trust")]
+    written = finished.predict(
+        Path(_plain(source)), others, None if seed is None else int(seed),
+        Path(_plain(out)) if out else None, catalog, trusted,
+    )  # fmt: skip
+    say(str(written))
+    return 0
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _plain(value: str | None) -> str:
+    """A typed value without the quotes that Hydra's grammar wants around unusual ones."""
+    value = value or ""
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
 
 
 def _value(overrides: Sequence[str], key: str) -> str | None:

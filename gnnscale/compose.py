@@ -262,9 +262,16 @@ def teacher_plan(plan: Plan, catalog: Catalog, trusted: frozenset[str]) -> Plan 
 
 
 def build(
-    plan: Plan, seed: int, folder: Path, make_teacher: Callable[[Path], Run] | None = None
+    plan: Plan,
+    seed: int,
+    folder: Path,
+    make_teacher: Callable[[Path], Run] | None = None,
+    shape: Shape | None = None,
 ) -> Run:
-    """Load the data and make the run of one seed."""
+    """Load the data and make the run of one seed.
+
+    ``shape``: sizes of the model; None: those of the data.
+    """
     folder.mkdir(parents=True, exist_ok=True)
 
     def make(group: str, *given: Any) -> Any:
@@ -278,7 +285,7 @@ def build(
         data = make("dataset").load(seed)
     sampler = make("sampler")
     Key(seed, "init").seed_torch()
-    model = make("architecture", sampler.shape(data))
+    model = make("architecture", shape or sampler.shape(data))
     quantizer = make("quantization")
     if quantizer is not None:
         quantizer.attach(model)

@@ -36,11 +36,13 @@ def set_up_log() -> None:
         log.addHandler(handler)
 
 
-def run_folder(plan: Any, folder: Path, typed: list[str]) -> int:
+def run_folder(
+    plan: Any, folder: Path, typed: list[str], seeds: Sequence[int] | None = None
+) -> int:
     """Train into a folder, tell the result, and turn errors into exit codes."""
     command = {"command": session.typed_command(), "overrides": typed}
     try:
-        records = session.train(plan, folder, plan.seeds, command)
+        records = session.train(plan, folder, seeds or plan.seeds, command)
     except UsageError:
         raise
     except KeyboardInterrupt:
@@ -144,11 +146,12 @@ def _short_path(folder: Path) -> Path:
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
+def stamp() -> str:
+    """A name no other run has: UTC time to the microsecond and four random hex digits."""
+    now = datetime.now(timezone.utc)
+    return f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
+
+
 def register_stamp() -> None:
     """``${gnnscale_stamp:}``: UTC time to the microsecond and four random hex digits."""
-
-    def stamp() -> str:
-        now = datetime.now(timezone.utc)
-        return f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
-
     OmegaConf.register_new_resolver("gnnscale_stamp", stamp, use_cache=True, replace=True)

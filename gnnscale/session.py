@@ -144,9 +144,7 @@ def teach(plan: Plan, seed: int, folder: Path) -> Run:
             f"another split. Type: gnnscale train resume={source} seeds={seed + 1}"
         )
     run = build(stored, seed, own)
-    run.prepare()
-    run.start()
-    run.select()
+    run.restore(own)
     return run
 
 

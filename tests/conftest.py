@@ -17,6 +17,14 @@ SIX = ((1, 0), (2, 0), (4, 0), (0, 1), (0, 2), (1, 2), (3, 2), (4, 2), (2, 3), (
 """Edges j -> i by hand: directed, in-degrees 3 1 4 1 1 0, node 5 alone."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Tests keep processed data of their own, also in the processes they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GNNSCALE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def six() -> Adjacency:
     src, dst = torch.tensor(SIX).T

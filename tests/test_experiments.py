@@ -7,7 +7,7 @@ import pytest
 from compositions import CATALOG, TOY, configuration, train
 
 from gnnscale import compose
-from gnnscale.dataset._base import find
+from gnnscale.dataset._files import Remote, locate
 
 SHARED = Path(__file__).resolve().parents[2] / "shared/data"
 PRESETS = list(CATALOG.options("experiment"))
@@ -41,7 +41,7 @@ def planetoid(monkeypatch):
     if "GNNSCALE_DATA" not in os.environ and SHARED.is_dir():
         monkeypatch.setenv("GNNSCALE_DATA", str(SHARED))
     try:
-        find(None, "planetoid", ["ind.cora.x", "ind.citeseer.x"])
+        locate(None, "planetoid", [Remote("ind.cora.x"), Remote("ind.citeseer.x")], False)
     except ValueError as error:
         pytest.skip(str(error))
 

@@ -64,7 +64,7 @@ def options():
 
 
 def test_every_option_file_is_seen():
-    files = [p for p in CONF.rglob("*.yaml") if p.parent != CONF]
+    files = [p for p in CONF.rglob("[!_]*.yaml") if p.parent != CONF]
     assert len(files) == len(options()) > 30
 
 

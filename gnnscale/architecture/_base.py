@@ -12,6 +12,7 @@ from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Hop, Need
 from gnnscale.core.ops.dropout import dropout
 from gnnscale.core.site import Dense
+from gnnscale.core.sparse import SparseRows, dense
 from gnnscale.core.traits import Component
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -67,8 +68,10 @@ class Block(nn.Module):
         self.conv, self.norm, self.act = conv, NORMS[norm](d_out), ACTIVATIONS[act]()
         self.drop_in, self.drop_out, self.residual = drop_in, drop_out, residual
 
-    def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:
-        """One step over ``hop``."""
+    def forward(self, hop: Hop, h: Tensor | SparseRows, memo: Memo) -> Tensor:
+        """One step over ``hop``; a convolution that reads sparse rows says ``takes_sparse``."""
+        if self.residual or not getattr(self.conv, "takes_sparse", False):
+            h = dense(h)
         z = hop.drop(h, self.drop_in) if self.training else h
         z = self.act(self.norm(self.conv(hop, z, memo)))
         if self.training:

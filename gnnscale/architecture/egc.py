@@ -33,6 +33,8 @@ class EGConv(nn.Module):
     Shapes: h [n_src, d_in] -> [n_dst, d_out].
     """
 
+    takes_sparse = True
+
     def __init__(self, d_in: int, d_out: int, heads: int, bases: int, aggregators: tuple[str, ...]):
         super().__init__()
         self.heads, self.bases, self.size = heads, bases, d_out // heads

@@ -29,6 +29,8 @@ class GATConv(nn.Module):
     Shapes: h [n_src, d_in] -> [n_dst, d_out].
     """
 
+    takes_sparse = True
+
     def __init__(self, d_in: int, d_out: int, heads: int, concat: bool, attention_dropout: float):
         super().__init__()
         self.heads, self.concat, self.attention_dropout = heads, concat, attention_dropout

@@ -10,6 +10,7 @@ from gnnscale.core.batch import Memo
 from gnnscale.core.data import Shape
 from gnnscale.core.hop import Hop, Need
 from gnnscale.core.site import Site
+from gnnscale.core.sparse import SparseRows
 from gnnscale.core.traits import Trait, traits
 from gnnscale.core.values import Count, Rate
 
@@ -26,6 +27,8 @@ class GCNConv(nn.Module):
     Shapes: h [n_src, d_in] -> [n_dst, d_out].
     """
 
+    takes_sparse = True
+
     def __init__(self, d_in: int, d_out: int):
         super().__init__()
         self.weight = glorot(d_in, d_out)
@@ -37,7 +40,7 @@ class GCNConv(nn.Module):
     def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:
         """One convolution over ``hop``."""
         w = self.q_weight(self.weight)
-        if len(w) >= w.shape[1]:
+        if len(w) >= w.shape[1] or isinstance(h, SparseRows):
             z = hop.reduce(lambda h: self.q_message(self.q_input(h, hop) @ w, hop), h)
             z = self.q_aggregate(z, hop)
         else:

@@ -9,6 +9,7 @@ from gnnscale.core.batch import Memo
 from gnnscale.core.data import Shape
 from gnnscale.core.hop import Hop, Need
 from gnnscale.core.site import Dense, Site
+from gnnscale.core.sparse import SparseRows
 from gnnscale.core.traits import Trait, traits
 from gnnscale.core.values import Count, Rate
 
@@ -27,9 +28,11 @@ class SAGEConv(nn.Module):
     Shapes: h [n_src, d_in] -> [n_dst, d_out].
     """
 
+    takes_sparse = True
+
     def __init__(self, d_in: int, d_out: int, aggr: str):
         super().__init__()
-        self.aggr = aggr
+        self.aggr, self.narrows = aggr, d_in > d_out
         self.neighbor = Dense(d_in, d_out, bias=True)
         self.self = Dense(d_in, d_out, bias=False, rows="dst") if aggr != "gcn" else None
         self.pool = Dense(d_in, d_in) if aggr == "max" else None
@@ -43,12 +46,9 @@ class SAGEConv(nn.Module):
             pool = self.pool
             z = hop.reduce(lambda h: self.q_message(pool(h, hop).relu(), hop), h, "max")
             z = self.neighbor(self.q_aggregate(z, hop), hop)
-        elif self.neighbor.in_features > self.neighbor.out_features:  # aggregate the narrower side
-            linear = nn.functional.linear
-            w = self.neighbor.q_weight(self.neighbor.weight)
-            z = hop.reduce(
-                lambda h: self.q_message(linear(self.neighbor.q_input(h, hop), w), hop), h
-            )
+        elif self.narrows or isinstance(h, SparseRows):  # aggregate the narrower side
+            w = self.neighbor.q_weight(self.neighbor.weight).T
+            z = hop.reduce(lambda h: self.q_message(self.neighbor.q_input(h, hop) @ w, hop), h)
             z = self.q_aggregate(z, hop) + self.neighbor.bias
         else:
             z = hop.reduce(lambda h: self.q_message(h, hop), h)

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.core.sparse import SparseRows
 
 
 @dataclass(frozen=True)
@@ -57,21 +59,26 @@ class Shape:
 class GraphData:
     """One attributed graph.
 
-    graph: in-edges by destination; no self-loops, no duplicates (operators add loops themselves).
-    x: [N, F] features. y: [N] int64, -1 where unknown, or [N, C] float32.
-    splits: node ids of ``train``, ``valid``, ``test``.
+    graph: in-edges by destination; no duplicates, and no self-loops unless they were asked for
+    (operators add their own).
+    x: [N, F] features, dense or sparse rows. y: [N] int64, -1 where unknown, or [N, C] float32,
+    NaN where unknown. splits: node ids of ``train``, ``valid``, ``test``.
     inductive: training may touch only training nodes and the edges among them.
+    weight: [E] float32 edge weights, or None for ones; operators multiply by them.
+    names: [N] the source's own node ids, or None if they are 0 .. N - 1.
     facts: what was done to the raw data, for the record.
     """
 
     name: str
     graph: Adjacency
-    x: Tensor
+    x: Tensor | SparseRows
     y: Tensor
     splits: Mapping[str, Tensor]
     task: Task
     inductive: bool = False
     facts: Mapping[str, object] = field(default_factory=dict)
+    weight: Tensor | None = None
+    names: np.ndarray | None = None
 
     @property
     def nodes(self) -> int:

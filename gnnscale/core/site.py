@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
+from gnnscale.core.sparse import SparseRows, dense
+
 if TYPE_CHECKING:
     from gnnscale.core.hop import Hop
 
@@ -28,7 +30,7 @@ class Site(nn.Module):
 
     def forward(self, value: Tensor, hop: "Hop | None" = None) -> Tensor:
         """The value as the quantizer leaves it; the value itself if there is none."""
-        return value if self.quantizer is None else self.quantizer(value, hop)
+        return value if self.quantizer is None else self.quantizer(dense(value), hop)
 
     def extra_repr(self) -> str:
         """Role and rows, for printing."""
@@ -44,8 +46,18 @@ class Dense(nn.Linear):
         self.q_weight = Site("weight")
 
     def forward(self, x: Tensor, hop: "Hop | None" = None) -> Tensor:
-        """Shapes: [n, d_in] -> [n, d_out]."""
-        return nn.functional.linear(self.q_input(x, hop), self.q_weight(self.weight), self.bias)
+        """Shapes: [n, d_in], dense or sparse rows -> [n, d_out]."""
+        x, w = self.q_input(x, hop), self.q_weight(self.weight)
+        return (
+            nn.functional.linear(x, w, self.bias)
+            if isinstance(x, Tensor)
+            else _sparse(x, w, self.bias)
+        )
+
+
+def _sparse(x: SparseRows, w: Tensor, bias: Tensor | None) -> Tensor:
+    z = x @ w.T
+    return z if bias is None else z + bias
 
 
 def sites(model: nn.Module) -> Iterator[tuple[str, Site]]:

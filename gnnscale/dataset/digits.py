@@ -10,7 +10,8 @@ from gnnscale.core.data import GraphData, Task
 from gnnscale.core.errors import UsageError
 from gnnscale.core.random import Key
 from gnnscale.core.values import Count, Whole
-from gnnscale.dataset._base import Dataset, per_class_split
+from gnnscale.dataset._base import Dataset
+from gnnscale.dataset._splits import per_class_split
 from gnnscale.graph.simple import simple
 
 IMAGES = 1797

@@ -8,21 +8,40 @@ citations and self-citations are removed, and CiteSeer's nodes without a label g
 import collections
 import pickle
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse
-import torch
 
-from gnnscale.core.data import GraphData, Task
 from gnnscale.core.errors import DataError
-from gnnscale.core.random import Key
-from gnnscale.core.values import Count, Whole
-from gnnscale.dataset._base import Dataset, find, per_class_split
+from gnnscale.dataset._base import Raw, Stored
+from gnnscale.dataset._files import Remote
 from gnnscale.graph.simple import simple
 
 SOURCE = "github.com/kimiyoung/planetoid"
+SITE = f"https://{SOURCE}/raw/master/data"
+SHA256 = {
+    "ind.citeseer.allx": "2ac30345d95c9ec933a817ee0bdd6a5f077f8c184a20e696910192d534414668",
+    "ind.citeseer.ally": "f704b2d986dde6c2669934de1f3ae5696a6cf9455c0f6b2646a2d135ea0a1c95",
+    "ind.citeseer.graph": "d79a4ef9d3e7169aee8946145f6b7306e35bc79bffad26346cfb94e10e9912a7",
+    "ind.citeseer.test.index": "2af990671580b6b2df5d158d1038f8292e30c9cd821b5453f399659b25b723d4",
+    "ind.citeseer.tx": "539a8906a2da97628d212f2fdd668c109a8b3f0d36574b59e5d3fd5b5303da21",
+    "ind.citeseer.ty": "55e5bd1ba1e733a04598753ad1a8d57957f4b8f89e74519f41f4f4938767e4ce",
+    "ind.citeseer.x": "d20de19150741e555de0ed037195630fc194114ebc7fd72ced62810148aa22f6",
+    "ind.citeseer.y": "8ba87e515d8e3ee3cf52f6d2c5b86aa73f11ecad825a808455209ec26cd54924",
+    "ind.cora.allx": "9419ba2f26f5c35243db64aba110e0f35a04851609e0dc5433450676ca6b8543",
+    "ind.cora.ally": "2b998f5cc7fedc86e7f97ca2498f47a1ffc1462c29e2d578b23bf3f62b6e7d71",
+    "ind.cora.graph": "58f13302f39dde8852dad6fe6d15b89b077b6d7f837626bce671ef80344b383d",
+    "ind.cora.test.index": "297ce89af2b51a6a194181c7dbe1796c6a1cf9cd9349a88383b1b1e227867875",
+    "ind.cora.tx": "b9afbaa4a400df991f6f02ef677e1e44da55ffc04801fd02f9e673987829226a",
+    "ind.cora.ty": "41f5ac76596a1699cc33f53084a2419e92961c42bb75f36fc38e616d348532ad",
+    "ind.cora.x": "23cfa55d91c6f624233f5eb7b6e3f141f1bd2b2ae39608a63cf5d084bb27baab",
+    "ind.cora.y": "94465c14eb53e04ca262198dcbb2521ee8af60fb3f3d546cd6ca24a511b0e7d1",
+}
+"""Of the files at commit af6abf4; PubMed's are not known to us."""
 PARTS = ("x", "y", "tx", "ty", "allx", "ally", "graph", "test.index")
 VALID = 500
 """Size of the public validation set, the nodes after the training nodes."""
@@ -144,73 +163,49 @@ def _edges(path: Path, nodes: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(ends[1]), np.repeat(ends[0], [len(row) for row in lists.values()])
 
 
-class Planetoid(Dataset):
+@dataclass(frozen=True)
+class Planetoid(Stored):
     """A citation network: papers, bag-of-words features, topics as classes.
 
     Nodes keep the files' order: training nodes first, then other labelled nodes, then the test
     nodes at the ids of ``test.index``. CiteSeer lacks 15 of the latter: zero features, y = -1.
+    The public split has 20 training nodes per class, 500 to validate, 1000 to test.
 
     Args:
-        name: which one.
-        root: data folder(s); None: $GNNSCALE_DATA, then ./data. The files lie in it or in its
-            ``planetoid/``.
-        normalize: ``row`` divides features by their sum per node (Kipf & Welling, sec. 5.2).
-        split: ``public`` (20 per class, 500, 1000) or ``per_class``, drawn by seed.
-        train_per_class, valid_per_class: for ``per_class``; every other labelled node is tested.
-        split_seed: for ``per_class``; None: the run's seed.
+        name: which one. Others: ``Stored``; ``normalize=row`` is Kipf & Welling's (sec. 5.2).
 
     Shapes: x [N, F] float32, y [N] int64.
     Raises: DataError if files are missing, corrupt, not the published ones or ask for code.
     """
 
-    def __init__(
-        self,
-        name: Literal["cora", "citeseer", "pubmed"] = "cora",
-        root: str | None = None,
-        normalize: Literal["row", "none"] = "row",
-        split: Literal["public", "per_class"] = "public",
-        train_per_class: Count = 20,
-        valid_per_class: Count = 30,
-        split_seed: Whole | None = None,
-    ):
-        self.name, self.root, self.normalize, self.split = name, root, normalize, split
-        self.train_per_class, self.valid_per_class = train_per_class, valid_per_class
-        self.split_seed = split_seed
+    name: Literal["cora", "citeseer", "pubmed"] = "cora"
 
-    def load(self, seed: int) -> GraphData:
-        """Read the graph; ``seed`` matters only to ``split=per_class`` without a ``split_seed``."""
-        folder = find(self.root, "planetoid", [f"ind.{self.name}.{part}" for part in PARTS])
+    @property
+    def folder(self) -> str:
+        """As the files' source is called."""
+        return "planetoid"
+
+    def files(self) -> Sequence[Remote]:
+        """Eight files."""
+        names = [f"ind.{self.name}.{part}" for part in PARTS]
+        return [Remote(name, f"{SITE}/{name}", SHA256.get(name)) for name in names]
+
+    def read(self, folder: Path) -> Raw:
+        """Features, labels, edges and the public split, by node id."""
         path = {part: folder / f"ind.{self.name}.{part}" for part in PARTS}
         x, labels, public = self._rows(path)
         src, dst = _edges(path["graph"], len(x))
-        graph, facts = simple(src, dst, len(x))
+        graph, _ = simple(src, dst, len(x))
         found = Counts(len(x), graph.n_edges // 2, x.shape[1], labels.shape[1])
         if found != COUNTS[self.name]:
             raise _corrupt(folder, f"{found} where {self.name} has {COUNTS[self.name]}")
-        facts |= {
-            "edges": found.edges,
+        facts = {
             "nodes_with_loops": len(np.unique(src[src == dst])),
             "unlabelled": int((labels.sum(1) == 0).sum()),
             "without_features": int((x == 0).all(1).sum()),
-            "features": "divided by their sum per node" if self.normalize == "row" else "raw",
         }
-        if self.normalize == "row":
-            total = x.sum(1, keepdims=True)
-            x /= np.where(total == 0, 1, total)
-        y = torch.from_numpy(np.where(labels.any(1), labels.argmax(1), -1))
-        return GraphData(
-            name=self.name,
-            graph=graph,
-            x=torch.from_numpy(x),
-            y=y,
-            splits=public if self.split == "public" else self._drawn(y, seed),
-            task=Task("node", "single", found.classes),
-            facts=facts,
-        )
-
-    def _drawn(self, y: torch.Tensor, seed: int) -> dict[str, torch.Tensor]:
-        key = Key(seed if self.split_seed is None else self.split_seed, "dataset.planetoid.split")
-        return per_class_split(y, self.train_per_class, self.valid_per_class, key)
+        y = np.where(labels.any(1), labels.argmax(1), -1)
+        return Raw(src, dst, len(x), y, found.classes, x, [public], facts=facts)
 
     def _rows(self, path: dict[str, Path]):
         """Features [N, F], labels [N, C] (one-hot or zero) and public split, by node id."""
@@ -245,8 +240,8 @@ class Planetoid(Dataset):
             raise _corrupt(path["ally"], "labels must be one-hot")
         train = len(rows["x"])
         public = {
-            "train": torch.arange(train),
-            "valid": torch.arange(train, train + VALID),
-            "test": torch.from_numpy(np.sort(test)),
+            "train": np.arange(train),
+            "valid": np.arange(train, train + VALID),
+            "test": np.sort(test),
         }
         return x, labels, public

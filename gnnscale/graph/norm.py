@@ -17,19 +17,25 @@ class Factors(NamedTuple):
     diag: Tensor | None
 
 
-def factors(adj: Adjacency, need: Need, dtype: torch.dtype = torch.float32) -> Factors:
+def factors(
+    adj: Adjacency,
+    need: Need,
+    dtype: torch.dtype = torch.float32,
+    weight: Tensor | None = None,
+) -> Factors:
     """Factors of the operator that ``need`` names, from the degrees of ``adj``.
 
-    With d the degrees plus one where ``need.loops`` is not "none":
+    With d the degrees (sums of edge weights, if there are any) plus one where ``need.loops`` is not
+    "none":
         sym: src = d_out^-1/2, dst = d_in^-1/2, diag = src * dst   (Kipf & Welling 2017, eq. 2)
         row: dst = 1 / d_in, diag = 1 / d_in
         none: no factors, diag = 1
-    Nodes of degree 0 get factor 0. Shapes: each [N] of a square ``adj`` without self-loops.
+    Nodes of degree 0 get factor 0. Shapes: weight [E]; each factor [N] of a square ``adj``.
     """
     loop = need.loops != "none"
-    d_in = (adj.in_degree + loop).to(dtype)
+    d_in = (_degree(adj.dst, weight, adj.n_dst, adj.in_degree) + loop).to(dtype)
     if need.operator == "sym":
-        d_out = (adj.out_degree + loop).to(dtype)
+        d_out = (_degree(adj.indices, weight, adj.n_src, adj.out_degree) + loop).to(dtype)
         src, dst = _power(d_out, -0.5), _power(d_in, -0.5)
         diag = src * dst
     elif need.operator == "row":
@@ -41,8 +47,26 @@ def factors(adj: Adjacency, need: Need, dtype: torch.dtype = torch.float32) -> F
     return Factors(src, dst, diag if need.loops == "diag" else None)
 
 
+def _degree(ends: Tensor, weight: Tensor | None, nodes: int, count: Tensor) -> Tensor:
+    """Sum of the weights of each node's edges; their number if they have none."""
+    if weight is None:
+        return count
+    sums = torch.zeros(nodes, dtype=torch.float64, device=weight.device)
+    return sums.index_add_(0, ends.long(), weight.double())
+
+
 def _power(d: Tensor, exponent: float) -> Tensor:
-    return torch.where(d > 0, d.clamp(min=1).pow(exponent), 0)
+    return torch.where(d > 0, torch.where(d > 0, d, 1.0).pow(exponent), 0)
+
+
+def entries(graph: Adjacency, weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """[E] weights of edges cut out of a weighted graph, 1 for loops that were added; or None."""
+    if weight is None:
+        return None
+    if graph.edges is None:
+        return weight.to(dtype)
+    found = weight.to(dtype)[graph.edges.clamp(min=0)]
+    return torch.where(graph.edges >= 0, found, 1.0)
 
 
 def with_loops(adj: Adjacency) -> Adjacency:
@@ -63,8 +87,17 @@ def with_loops(adj: Adjacency) -> Adjacency:
     return Adjacency(indptr, indices, n, edges)
 
 
-def whole_hop(adj: Adjacency, need: Need, dtype: torch.dtype = torch.float32) -> Hop:
-    """One exact step over a whole graph."""
-    src, dst, diag = factors(adj, need, dtype)
-    graph = with_loops(adj) if need.loops == "edges" else adj
-    return Hop(graph=graph, src=src, dst=dst, diag=diag, degree=adj.in_degree)
+def whole_hop(
+    adj: Adjacency,
+    need: Need,
+    dtype: torch.dtype = torch.float32,
+    weight: Tensor | None = None,
+) -> Hop:
+    """One exact step over a whole graph, whose edges may have weights [E]."""
+    src, dst, diag = factors(adj, need, dtype, weight)
+    if need.loops == "edges":
+        graph = with_loops(adj)
+        w = entries(graph, weight, dtype)
+    else:
+        graph, w = adj, None if weight is None else weight.to(dtype)
+    return Hop(graph=graph, src=src, dst=dst, weight=w, diag=diag, degree=adj.in_degree)

@@ -21,11 +21,13 @@ UNSEEN = 0.1
 
 
 def take(table: Tensor, at: Tensor) -> Tensor:
-    """Rows ``at`` of a CPU tensor, on one thread.
+    """Rows ``at`` of a CPU tensor or of sparse rows, on one thread.
 
     Faster than torch's indexing, which starts its thread pool: beside a training step that holds
     all cores, each such start waits for a time slice of the scheduler (8 ms measured).
     """
+    if not isinstance(table, Tensor):  # sparse rows have their own compiled selection
+        return table[at]
     return torch.from_numpy(np.take(table.numpy(), at.numpy(), axis=0))
 
 

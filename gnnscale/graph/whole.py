@@ -12,7 +12,7 @@ from gnnscale.graph.norm import whole_hop
 
 def whole_batch(data: GraphData, need: Need) -> Batch:
     """Every node of ``data`` as a seed, the same hop ``need.depth`` times."""
-    hops = (whole_hop(data.graph, need, data.x.dtype),) * need.depth
+    hops = (whole_hop(data.graph, need, data.x.dtype, data.weight),) * need.depth
     ids = torch.arange(data.nodes)
     return Batch(
         x=data.x, hops=hops, nodes=ids, rows=ids, ids=ids, y=data.y, labeled=data.mask("train")
@@ -29,8 +29,11 @@ def training_graph(data: GraphData) -> tuple[GraphData, Tensor]:
         return data, torch.arange(data.nodes)
     ids = data.splits["train"].sort().values
     empty = torch.empty(0, dtype=torch.int64)
+    graph = induce(data.graph, ids)
     cut = data.with_(
-        graph=induce(data.graph, ids),
+        graph=graph,
+        weight=None if data.weight is None else data.weight[graph.edges],
+        names=None if data.names is None else data.names[ids.numpy()],
         x=data.x[ids],
         y=data.y[ids],
         splits={"train": torch.arange(len(ids)), "valid": empty, "test": empty},

@@ -21,7 +21,7 @@ from gnnscale.core.random import Key
 from gnnscale.core.traits import Trait, traits
 from gnnscale.core.values import Count
 from gnnscale.graph.induce import scratch
-from gnnscale.graph.norm import factors
+from gnnscale.graph.norm import entries, factors
 from gnnscale.graph.walk import below, draw, take
 from gnnscale.sampler._base import Sampler, seed_batches
 
@@ -149,7 +149,7 @@ class Neighbor(Sampler):
         one = isinstance(self.fanouts, int)
         self.per_layer = [self.fanouts] * need.depth if one else self.fanouts
         self.data, self.need = data, need
-        self.factors = factors(data.graph, need, data.x.dtype)
+        self.factors = factors(data.graph, need, data.x.dtype, data.weight)
         self.labeled = data.mask("train")
 
     def plan(self, seeds: Tensor, key: Key) -> list[Tensor]:
@@ -181,10 +181,13 @@ class Neighbor(Sampler):
         src, dst, diag = self.factors
         src = None if src is None else take(src, nodes)
         dst, diag = (None if f is None else take(f, targets) for f in (dst, diag))
-        if fanout > 0 and not loop:  # with loops the scale is per edge: a loop is always there
+        weight = entries(graph, self.data.weight, self.data.x.dtype)
+        if fanout > 0 and not loop:
             dst = scale if dst is None else dst * scale
+        elif fanout > 0:  # with loops the scale is per edge: a loop is always there
+            weight = scale if weight is None else weight * scale
         hop = Hop(
-            graph, src=src, dst=dst, weight=scale if fanout > 0 and loop else None,
+            graph, src=src, dst=dst, weight=weight,
             diag=diag, degree=take(self.data.graph.in_degree, nodes),
         )  # fmt: skip
         return hop, nodes

@@ -75,7 +75,7 @@ class Saint(Sampler):
         adj = data.graph
         self.data, self.need, self.word = data, need, np.uint64(Key(key.seed, "saint").word)
         self.arguments = self.tables(adj)
-        self.factors = factors(adj, need, data.x.dtype)
+        self.factors = factors(adj, need, data.x.dtype, data.weight)
         self.labeled = data.mask("train")
         self.per_epoch = self.steps or math.ceil(data.nodes / self.budget)
         indptr, indices = adj.indptr.numpy(), adj.indices.numpy()
@@ -125,6 +125,8 @@ class Saint(Sampler):
                 graph.indptr.numpy(), graph.edges.numpy(), c_v.numpy(), self.c_e.numpy()
             )
         ).to(self.data.x.dtype)
+        if self.data.weight is not None:
+            weight = weight * walk.take(self.data.weight, graph.edges)
         if self.need.loops == "edges":
             graph = with_loops(graph)
             weight = weight.new_ones(graph.n_edges).masked_scatter(graph.edges >= 0, weight)

@@ -273,6 +273,14 @@ class Run:
         if self.best is not None:
             self.model.load_state_dict(self.best)
 
+    def restore(self, folder: Path) -> None:
+        """Put the selected weights of a finished seed's folder into the model; nothing else."""
+        state = checkpoint.load(folder / "checkpoint.pt")
+        self.model.load_state_dict(state["model"] if state["best"] is None else state["best"])
+        self.model.to(self.device)
+        self.epoch = state["epoch"]
+        self.patience.load(state["patience"])
+
 
 def _epoch(line: str) -> float:
     """Epoch of a metrics line; infinite for a line that was cut short by a kill."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gnnscale.core.batch import Batch, Memo
 from gnnscale.core.data import GraphData
 from gnnscale.core.hop import Hop
+from gnnscale.core.sparse import cat
 from gnnscale.core.traits import Component, Trait, traits
 from gnnscale.core.values import Count
 from gnnscale.graph.block import block
@@ -79,7 +80,7 @@ class Layerwise(Inference):
         """Each level of all nodes from the one below."""
         whole = self.whole(model, data, torch.device("cpu"))
         encode, head = cast(Any, model).encode, cast(Any, model).head
-        h = torch.cat([encode(x.to(device))[-1].cpu() for x in whole.x.split(self.chunk)])
+        h = cat([encode(x.to(device))[-1].cpu() for x in whole.x.split(self.chunk)])
         memo = Memo(whole)
         for layer, hop in zip(model.layers, whole.hops, strict=True):  # type: ignore[arg-type]
             pieces = [

@@ -69,6 +69,8 @@ def dropout(x: Tensor, p: float) -> Tensor:
     """
     if p == 0:
         return x
+    if not isinstance(x, Tensor):  # sparse rows drop their own entries
+        return x.dropout(p)
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return F.dropout(x, p)
     return _Dropout.apply(x, p)

@@ -1,0 +1,163 @@
+"""Feature rows of which few entries are not zero: stored, dropped out and multiplied as such."""
+
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnnscale.core import ops
+from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.core.ops.dropout import dropout
+
+
+@numba.njit(cache=True, nogil=True)
+def _take(indptr, indices, values, rows):
+    """CSR rows, in the order asked for."""
+    starts = np.zeros(len(rows) + 1, np.int64)
+    for k in range(len(rows)):
+        starts[k + 1] = starts[k] + indptr[rows[k] + 1] - indptr[rows[k]]
+    columns = np.empty(starts[-1], indices.dtype)
+    kept = np.empty(starts[-1], values.dtype)
+    for k in range(len(rows)):
+        first, size = indptr[rows[k]], starts[k + 1] - starts[k]
+        columns[starts[k] : starts[k + 1]] = indices[first : first + size]
+        kept[starts[k] : starts[k + 1]] = values[first : first + size]
+    return starts, columns, kept
+
+
+class SparseRows:
+    """A matrix [n, F] in compressed rows that behaves like a feature tensor where models read one.
+
+    ``x @ W`` is dense and has a gradient in W; ``x[ids]`` selects rows; ``dropout`` draws for the
+    stored entries only, which is dropout of the whole matrix, since a zero that is kept is still a
+    zero. ``len``, ``shape``, ``dtype``, ``device``, ``to``, ``split`` are a tensor's.
+
+    Args:
+        indptr: [n + 1] int64. indices: [nnz] int32, columns. values: [nnz], without gradients.
+        width: F.
+    """
+
+    def __init__(self, indptr: Tensor, indices: Tensor, values: Tensor, width: int):
+        self.rows, self.values = Adjacency(indptr, indices, width), values
+
+    @classmethod
+    def of(cls, pattern: Adjacency, values: Tensor) -> "SparseRows":
+        """Other values in the same places; the pattern's transpose is shared, not made again."""
+        made = cls.__new__(cls)
+        made.rows, made.values = pattern, values
+        return made
+
+    @classmethod
+    def from_dense(cls, x: Tensor) -> "SparseRows":
+        """The entries of ``x`` [n, F] that are not zero."""
+        row, column = x.nonzero(as_tuple=True)
+        indptr = torch.zeros(len(x) + 1, dtype=torch.int64)
+        torch.cumsum(torch.bincount(row, minlength=len(x)), 0, out=indptr[1:])
+        return cls(indptr, column.int(), x[row, column], x.shape[1])
+
+    def __repr__(self) -> str:
+        n, f = self.shape
+        return f"SparseRows([{n}, {f}], {len(self.values)} entries, {self.device})"
+
+    @property
+    def shape(self) -> torch.Size:
+        """[n, F]."""
+        return torch.Size((self.rows.n_dst, self.rows.n_src))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values."""
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the values are."""
+        return self.values.device
+
+    def __len__(self) -> int:
+        return self.rows.n_dst
+
+    def dim(self) -> int:
+        """Two."""
+        return 2
+
+    def __getitem__(self, ids: Tensor | slice) -> "SparseRows":
+        """Rows by node ids, a mask, or a slice of step 1."""
+        if isinstance(ids, slice):
+            start, end, step = ids.indices(len(self))
+            if step != 1:
+                raise ValueError(f"rows {ids}: only slices of step 1 select sparse rows")
+            bounds = self.rows.indptr[start : max(start, end) + 1]
+            first, last = int(bounds[0]), int(bounds[-1])
+            if (start, end) == (0, len(self)):
+                return self
+            part = self.rows.indices[first:last]
+            return SparseRows(bounds - first, part, self.values[first:last], self.shape[1])
+        if ids.dtype == torch.bool:
+            ids = ids.nonzero().squeeze(1)
+        if self.device.type == "cpu":
+            arrays = _take(
+                self.rows.indptr.numpy(), self.rows.indices.numpy(), self.values.numpy(),
+                ids.long().numpy(),
+            )  # fmt: skip
+            indptr, indices, values = (torch.from_numpy(a) for a in arrays)
+            return SparseRows(indptr, indices, values, self.shape[1])
+        counts = self.rows.in_degree[ids]
+        indptr = torch.zeros(len(ids) + 1, dtype=torch.int64, device=self.device)
+        torch.cumsum(counts, 0, out=indptr[1:])
+        shift = torch.repeat_interleave(self.rows.indptr[:-1][ids] - indptr[:-1], counts)
+        at = shift + torch.arange(len(shift), device=self.device)
+        return SparseRows(indptr, self.rows.indices[at], self.values[at], self.shape[1])
+
+    def cpu(self) -> "SparseRows":
+        """On the CPU."""
+        return self.to("cpu")
+
+    def split(self, size: int) -> list["SparseRows"]:
+        """Consecutive pieces of at most ``size`` rows."""
+        return [self[at : at + size] for at in range(0, len(self), size)]
+
+    def __matmul__(self, w: Tensor) -> Tensor:
+        """Shapes: [n, F] @ [F, D] -> [n, D]."""
+        return ops.total(self.rows, w.contiguous(), self.values)
+
+    def dropout(self, p: float) -> "SparseRows":
+        """Each entry zero with probability p, the others divided by 1 - p."""
+        return self if p == 0 else SparseRows.of(self.rows, dropout(self.values, p))
+
+    def dense(self) -> Tensor:
+        """The same matrix as a tensor."""
+        x = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+        x[self.rows.dst.long(), self.rows.indices.long()] = self.values
+        return x
+
+    def to(self, target: torch.device | str | torch.dtype, non_blocking: bool = False):
+        """On another device, or with values of another type."""
+        if isinstance(target, torch.dtype):
+            return SparseRows.of(self.rows, self.values.to(target))
+        if torch.device(target) == self.device:
+            return self
+        values = self.values.to(target, non_blocking=non_blocking)
+        return SparseRows.of(self.rows.to(target), values)
+
+
+def cat(parts: "Sequence[Tensor | SparseRows]") -> "Tensor | SparseRows":
+    """Rows of tensors, or of sparse rows, one part below the other."""
+    if not isinstance(parts[0], SparseRows):
+        return torch.cat(parts)
+    if len(parts) == 1:
+        return parts[0]
+    ends = [0, *np.cumsum([len(p.values) for p in parts])]
+    indptr = [p.rows.indptr[:-1] + start for p, start in zip(parts, ends, strict=False)]
+    last = parts[0].rows.indptr.new_tensor(ends[-1:])
+    return SparseRows(
+        torch.cat([*indptr, last]), torch.cat([p.rows.indices for p in parts]),
+        torch.cat([p.values for p in parts]), parts[0].shape[1],
+    )  # fmt: skip
+
+
+def dense(x: "Tensor | SparseRows") -> Tensor:
+    """The tensor of features that may be sparse."""
+    return x.dense() if isinstance(x, SparseRows) else x

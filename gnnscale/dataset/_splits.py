@@ -1,0 +1,76 @@
+"""Splits drawn by seed: so many nodes per class, or shares of all labelled nodes."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnnscale.core.errors import UsageError
+from gnnscale.core.random import Key
+
+
+def known(y: Tensor) -> np.ndarray:
+    """[N] bool: which nodes have a label. Shapes: y [N] int64, -1 unknown, or [N, C], NaN there."""
+    if y.dim() == 1:
+        return (y >= 0).numpy()
+    return (~torch.isnan(y).any(1)).numpy()
+
+
+def per_class_split(
+    y: Tensor, train_per_class: int, valid_per_class: int, key: Key
+) -> dict[str, Tensor]:
+    """Training and validation nodes drawn per class, every other labelled node for testing.
+
+    The habit since Shchur et al., arXiv:1811.05868, sec. 3 (20 and 30 per class).
+
+    Shapes: y [N] int64, -1 where unknown -> ``train`` [n C], ``valid`` [m C], ``test``: node ids,
+    int64, ascending.
+    Raises: UsageError if a class has fewer than n + m labelled nodes, or none is left to test.
+    """
+    if y.dim() > 1:
+        raise UsageError(
+            "dataset.split=per_class: nodes carry several labels each; type dataset.split=shares"
+        )
+    labels, rng = y.numpy(), key.numpy()
+    classes, counts = np.unique(labels[labels >= 0], return_counts=True)
+    each, least = train_per_class + valid_per_class, counts.min()
+    if least < each:
+        half = max(least // 2, 1)
+        raise UsageError(
+            f"dataset.train_per_class={train_per_class}: class {classes[counts.argmin()]} has "
+            f"{least} labelled nodes, fewer than train_per_class + valid_per_class = {each}; "
+            f"type dataset.train_per_class={half} dataset.valid_per_class={max(least - half, 1)}"
+        )
+    train, valid, test = [], [], []
+    for c in classes:
+        ids = rng.permutation(np.flatnonzero(labels == c))
+        train.append(ids[:train_per_class])
+        valid.append(ids[train_per_class:each])
+        test.append(ids[each:])
+    parts = {"train": train, "valid": valid, "test": test}
+    splits = {name: np.sort(np.concatenate(ids)) for name, ids in parts.items()}
+    if len(splits["test"]) == 0:
+        raise UsageError(
+            f"dataset.train_per_class={train_per_class}: with dataset.valid_per_class="
+            f"{valid_per_class} no node is left to test; lower either"
+        )
+    return {name: torch.from_numpy(ids.astype(np.int64)) for name, ids in splits.items()}
+
+
+def share_split(y: Tensor, train: float, valid: float, key: Key) -> dict[str, Tensor]:
+    """Shares of the labelled nodes, drawn uniformly; what is left is for testing.
+
+    Raises: UsageError if one of the three would be empty.
+    """
+    ids = key.numpy().permutation(np.flatnonzero(known(y)))
+    sizes = [round(train * len(ids)), round(valid * len(ids))]
+    if min(*sizes, len(ids) - sum(sizes)) < 1:
+        raise UsageError(
+            f"dataset.train={train}: with dataset.valid={valid} and {len(ids)} labelled nodes a "
+            "split would be empty; choose shares above 0 that sum to less than 1; "
+            "type dataset.train=0.6 dataset.valid=0.2"
+        )
+    parts = np.split(ids, np.cumsum(sizes))
+    return {
+        name: torch.from_numpy(np.sort(part).astype(np.int64))
+        for name, part in zip(("train", "valid", "test"), parts, strict=True)
+    }

@@ -1,0 +1,219 @@
+"""A finished run taken up again: predictions on its own graph or a new one, and re-scoring."""
+
+import io
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gnnscale import compose, session
+from gnnscale.catalog import Catalog
+from gnnscale.compose import Plan
+from gnnscale.core.data import GraphData, Shape
+from gnnscale.core.errors import UsageError
+from gnnscale.core.record import Record, write_bytes
+
+log = logging.getLogger("gnnscale")
+
+CHANGEABLE = ("dataset", "hardware", "inference", "recipe")
+"""Groups that may differ from what a run was trained with; the rest is in its weights."""
+FORMATS = (".csv", ".parquet")
+
+
+def run_root(folder: Path) -> tuple[Path, int | None]:
+    """(run folder, seed) of a path to a run folder or to one of its seeds."""
+    name = folder.name
+    if (
+        name.startswith("seed-")
+        and name[5:].isdecimal()
+        and (folder.parent / "config.json").exists()
+    ):
+        return folder.parent, int(name[5:])
+    return folder, None
+
+
+def finished_seeds(folder: Path) -> list[int]:
+    """Seeds with a record, ascending. Raises UsageError if there is none."""
+    found = sorted(int(p.parent.name[5:]) for p in folder.glob("seed-*/record.json"))
+    if not found:
+        raise UsageError(
+            f"run={folder}: no finished seed in there; type gnnscale train resume={folder}"
+        )
+    return found
+
+
+def take_up(folder: Path, typed: Sequence[str], catalog: Catalog, trusted: frozenset[str]) -> Plan:
+    """The checked plan of a run folder with some settings changed by overrides.
+
+    A typed ``group=option`` replaces the whole group, ``group.key=value`` that key only; everything
+    else is what the run was trained with. Raises UsageError if another group is touched.
+    """
+    stored = session.load_plan(folder, catalog, trusted)
+    keys = [o.lstrip("+~").partition("=")[0] for o in typed]
+    for key in keys:
+        if key.split(".")[0] not in CHANGEABLE:
+            raise UsageError(
+                f"{key}: belongs to what run={folder} was trained with and can't be changed; "
+                f"valid: {', '.join(CHANGEABLE)} and their keys"
+            )
+    if not typed:
+        return stored
+    kept = [f"{g}={stored.choices[g]}" for g in CHANGEABLE
+            if g not in keys and stored.choices.get(g)]  # fmt: skip
+    config, choices = compose.compose([*kept, *typed], catalog)
+    merged, chosen = dict(stored.config), dict(stored.choices)
+    for group in {key.split(".")[0] for key in keys}:
+        if group in keys:
+            merged[group], chosen[group] = config[group], choices[group]
+        else:
+            merged[group] = json.loads(json.dumps(merged[group]))
+            for key in (k for k in keys if k.startswith(f"{group}.")):
+                _copy(config, merged, key.split("."))
+    return compose.check(merged, chosen, catalog, trusted)
+
+
+def _copy(source: Mapping[str, Any], target: dict[str, Any], path: Sequence[str]) -> None:
+    """Set the value at a dotted path to that of another configuration."""
+    *above, last = path
+    for name in above:
+        source, target = source[name], target[name]
+    target[last] = source[last]
+
+
+# -- predictions --------------------------------------------------------------------------------
+
+
+def predict(
+    folder: Path,
+    typed: Sequence[str],
+    seed: int | None,
+    out: Path | None,
+    catalog: Catalog,
+    trusted: frozenset[str],
+) -> Path:
+    """Write what a finished run says of every node; the file it was written to.
+
+    Columns: ``id`` (the source's own node id), ``split``, ``prediction`` (class name, or names
+    joined by ``;``), and ``p_<class>``: softmax for one class per node, sigmoid for several.
+    ``typed`` may name another graph of the same schema: as many features and, where both name
+    them, the same feature columns and classes.
+    """
+    folder, own = run_root(folder)
+    plan = session.load_plan(folder, catalog, trusted)
+    done = finished_seeds(folder)
+    seed = own if seed is None else seed
+    seed = done[0] if seed is None else seed
+    if seed not in done:
+        raise UsageError(f"seed={seed}: not finished in {folder}; valid: {_listed(done)}")
+    where = folder / f"seed-{seed}"
+    target = where / "predictions.csv" if out is None else out
+    if target.suffix not in FORMATS:
+        raise UsageError(f"out={target}: unknown format; valid: a name ending in .csv or .parquet")
+    record = Record.load(where / "record.json")
+    plan = take_up(folder, _with_classes(typed, record), catalog, trusted)
+    about = record.data
+    run = compose.build(plan, seed, where, shape=Shape(about["features"], about["classes"]))
+    same_schema(run.data, record)
+    run.restore(where)
+    everyone = torch.arange(run.data.nodes)
+    logits = run.inference(run.model, run.data, everyone, run.device).float().cpu()
+    _write(run.data, logits, about["kind"], about["facts"].get("classes"), target)
+    return target
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(f"seed={s}" for s in seeds)
+
+
+def _with_classes(typed: Sequence[str], record: Record) -> list[str]:
+    """A new custom graph gets the class order of the training graph, unless one is typed."""
+    names = record.data["facts"].get("classes")
+    custom = any(o.lstrip("+") == "dataset=custom" for o in typed)
+    if not custom or not names or any(o.startswith("dataset.classes=") for o in typed):
+        return list(typed)
+    quoted = ",".join(json.dumps(str(name)) for name in names)
+    return [*typed, f"dataset.classes=[{quoted}]"]
+
+
+def same_schema(data: GraphData, record: Record) -> None:
+    """Raise UsageError unless ``data`` has the features and classes that a run was trained on."""
+    trained, facts = record.data, record.data["facts"]
+    width = data.x.shape[1]
+    if width != trained["features"]:
+        raise UsageError(
+            f"dataset: {data.name} has {width} features per node, the run was trained on "
+            f"{trained['features']} ({trained['name']}); give a graph with the same columns and "
+            "the same dataset.features"
+        )
+    for key, what in (("columns", "feature columns"), ("classes", "classes")):
+        mine, theirs = data.facts.get(key), facts.get(key)
+        if mine and theirs and list(mine) != list(theirs):
+            different = [
+                f"{a!r} where {b!r} was" for a, b in zip(mine, theirs, strict=False) if a != b
+            ]
+            said = different[0] if different else f"{len(mine)} where there were {len(theirs)}"
+            raise UsageError(
+                f"dataset: {data.name} has other {what} than the run was trained on: {said}; "
+                "give them the same names in the same order"
+            )
+
+
+def _write(
+    data: GraphData, logits: torch.Tensor, kind: str, names: Sequence[str] | None, target: Path
+) -> None:
+    import pandas as pd
+
+    classes = [str(n) for n in names] if names else [str(c) for c in range(logits.shape[1])]
+    ids = np.arange(data.nodes) if data.names is None else np.asarray(data.names)
+    split = np.full(data.nodes, "", object)
+    for name, rows in data.splits.items():
+        split[rows.numpy()] = name
+    if kind == "single":
+        p = logits.softmax(1).numpy()
+        said = np.array(classes, object)[logits.argmax(1).numpy()]
+    else:
+        p = logits.sigmoid().numpy()
+        said = [";".join(np.array(classes, object)[row]) for row in (logits > 0).numpy()]
+    table = pd.DataFrame({"id": ids, "split": split, "prediction": said})
+    table = table.join(pd.DataFrame(p, columns=[f"p_{c}" for c in classes]))
+    buffer = io.BytesIO()
+    if target.suffix == ".csv":
+        table.to_csv(buffer, index=False, float_format="%.6g")
+    else:
+        try:
+            table.to_parquet(buffer, index=False)
+        except ImportError:
+            raise UsageError(
+                f"out={target}: Parquet needs pyarrow; type pip install pyarrow, or out=FILE.csv"
+            ) from None
+    try:
+        write_bytes(target, buffer.getvalue())
+    except OSError as error:
+        raise UsageError(f"out={target}: can't be written ({error.strerror})") from error
+
+
+# -- re-scoring ---------------------------------------------------------------------------------
+
+
+def rescoring(
+    folder: Path, typed: Sequence[str], catalog: Catalog, trusted: frozenset[str]
+) -> tuple[Plan, list[int]]:
+    """The plan that evaluates a finished run's weights again, and the seeds it has."""
+    folder, own = run_root(folder)
+    plan = take_up(folder, [o for o in typed if o != "recipe=evaluate"], catalog, trusted)
+    config, _ = compose.compose(["recipe=evaluate"], catalog)
+    merged = {**plan.config, "run": str(folder.resolve())}
+    merged["recipe"] = _pointed(config["recipe"], folder)
+    chosen = {**plan.choices, "recipe": "evaluate"}
+    seeds = [own] if own is not None else finished_seeds(folder)
+    return compose.check(merged, chosen, catalog, trusted), seeds
+
+
+def _pointed(recipe: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The recipe with every stage that reads a run pointed at ``folder``."""
+    stages = [{**s, "run": str(folder.resolve())} if "run" in s else s for s in recipe["stages"]]
+    return {**recipe, "stages": stages}

@@ -1,0 +1,109 @@
+import pytest
+import torch
+from compositions import CATALOG
+
+from gnnscale.binding import bind
+from gnnscale.core import ops
+from gnnscale.core.data import Shape
+from gnnscale.core.sparse import SparseRows, cat, dense
+from gnnscale.graph.whole import whole_batch
+
+
+@pytest.fixture
+def pair():
+    """The same [6, 5] matrix dense and sparse; row 3 and column 2 are empty."""
+    x = torch.zeros(6, 5, dtype=torch.float64)
+    x[[0, 0, 1, 2, 4, 5, 5], [1, 4, 0, 3, 3, 0, 4]] = torch.arange(1.0, 8.0, dtype=torch.float64)
+    return x, SparseRows.from_dense(x)
+
+
+def test_it_is_the_matrix_it_was_made_of(pair):
+    x, s = pair
+    assert s.shape == x.shape and len(s) == 6 and s.dtype == x.dtype and s.dim() == 2
+    assert s.rows.indptr.tolist() == [0, 2, 3, 4, 4, 5, 7]
+    assert torch.equal(s.dense(), x)
+    assert torch.equal(s.to(torch.float32).dense(), x.float())
+    assert dense(x) is x
+
+
+@pytest.mark.parametrize("ids", [[4, 0, 0, 3], [], [5]])
+def test_rows_are_selected_in_the_order_asked_for(pair, ids):
+    x, s = pair
+    ids = torch.tensor(ids, dtype=torch.int64)
+    assert torch.equal(s[ids].dense(), x[ids])
+
+
+def test_slices_masks_pieces(pair):
+    x, s = pair
+    mask = torch.tensor([True, False, True, True, False, True])
+    assert torch.equal(s[mask].dense(), x[mask])
+    for part in (slice(0, 6), slice(2, 5), slice(3, 4), slice(4, None), slice(5, 2)):
+        assert torch.equal(s[part].dense(), x[part])
+    for size in (1, 2, 4, 6, 9):
+        pieces = s.split(size)
+        assert [len(p) for p in pieces] == [len(p) for p in x.split(size)]
+        assert torch.equal(cat(pieces).dense(), x)
+    with pytest.raises(ValueError, match="step 1"):
+        s[::2]
+
+
+@pytest.mark.parametrize("kernel", ["auto", "dgl", "numba", "torch"])
+def test_product_and_gradient_are_those_of_the_dense_matrix(pair, kernel):
+    x, s = pair
+    w = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    a, b = w.clone().requires_grad_(), w.clone().requires_grad_()
+    ops.select(kernel)
+    try:
+        out = s @ a
+        torch.testing.assert_close(out, x @ b)
+        g = torch.randn(out.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        out.backward(g)
+    finally:
+        ops.select("auto")
+    (x @ b).backward(g)
+    torch.testing.assert_close(a.grad, b.grad)
+    # a transposed weight, as a linear layer multiplies by
+    torch.testing.assert_close(s @ w.T.contiguous().T, x @ w)
+
+
+def test_dropout_on_the_entries_is_dropout_of_the_matrix():
+    """Zeros stay zeros, so only the entries' law matters: same rate, same scale, independent."""
+    x = torch.ones(400, 50)
+    x[:, ::2] = 0
+    s = SparseRows.from_dense(x)
+    torch.manual_seed(0)
+    p, dropped = 0.3, s.dropout(0.3)
+    assert dropped.rows is s.rows, "the pattern, and with it the transpose, is kept"
+    values = dropped.dense()[:, 1::2]
+    kept = values != 0
+    torch.testing.assert_close(values[kept], torch.full_like(values[kept], 1 / (1 - p)))
+    n = values.numel()
+    assert abs(kept.double().mean() - (1 - p)) < 4 * (p * (1 - p) / n) ** 0.5
+    # no row or column is favoured: each keeps a share within five standard errors
+    for axis in (0, 1):
+        share = kept.double().mean(axis)
+        error = (p * (1 - p) / values.shape[axis]) ** 0.5
+        assert (share - (1 - p)).abs().max() < 5 * error
+    assert s.dropout(0) is s
+    assert not torch.equal(s.dropout(p).values, dropped.values)
+
+
+@pytest.mark.parametrize("name", sorted(CATALOG.options("architecture")))
+def test_every_architecture_computes_the_same_from_sparse_rows(sixty, name):
+    option = CATALOG.options("architecture")[name]
+    bound, problems = bind("architecture", "architecture", name, option.content, frozenset())
+    assert not problems
+    x = torch.where(sixty.x > 0.8, sixty.x, 0.0)
+    assert 0.05 < (x != 0).double().mean() < 0.4
+    found = {}
+    for kind, features in (("dense", x), ("sparse", SparseRows.from_dense(x))):
+        torch.manual_seed(0)
+        model = bound.make(Shape(7, 4)).double()
+        model.eval()  # dropout's masks differ by design
+        data = sixty.with_(x=features)
+        logits = model(whole_batch(data, model.need)).logits
+        logits.square().sum().backward()
+        found[kind] = logits, {n: p.grad for n, p in model.named_parameters()}
+    torch.testing.assert_close(found["sparse"][0], found["dense"][0])
+    for n, grad in found["dense"][1].items():
+        torch.testing.assert_close(found["sparse"][1][n], grad, msg=n)

@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from gnnscale.core.errors import UsageError
+from gnnscale.core.random import Key
+from gnnscale.dataset._splits import known, per_class_split, share_split
+
+
+def test_per_class_split_skips_unlabelled_and_refuses_small_classes():
+    y = torch.tensor([0, 0, 0, -1, 2, 2, 2, 2])
+    splits = per_class_split(y, 1, 1, Key(0, "test"))
+    assert {name: len(ids) for name, ids in splits.items()} == {"train": 2, "valid": 2, "test": 3}
+    assert 3 not in torch.cat(list(splits.values()))
+    with pytest.raises(
+        UsageError, match=r"dataset\.train_per_class=3: class 0 has 3 .*type dataset"
+    ):
+        per_class_split(y, 3, 1, Key(0, "test"))
+    with pytest.raises(UsageError, match="no node is left to test"):
+        per_class_split(torch.tensor([0, 0]), 1, 1, Key(0, "test"))
+
+
+def test_shares_are_drawn_from_labelled_nodes_only():
+    y = torch.tensor([0, 1, -1, 0, 1, 0, 1, -1, 0, 1, 0, 1])
+    splits = share_split(y, 0.5, 0.2, Key(0, "test"))
+    assert {name: len(ids) for name, ids in splits.items()} == {"train": 5, "valid": 2, "test": 3}
+    everyone = torch.cat(list(splits.values()))
+    assert everyone.sort().values.tolist() == (y >= 0).nonzero().squeeze(1).tolist()
+    again = share_split(y, 0.5, 0.2, Key(0, "test"))
+    assert all(splits[n].equal(again[n]) for n in splits)
+    drawn = {tuple(share_split(y, 0.5, 0.2, Key(s, "test"))["train"].tolist()) for s in range(20)}
+    assert len(drawn) > 5
+
+
+@pytest.mark.parametrize(("train", "valid"), [(1.0, 0.0), (0.8, 0.2), (0.0, 0.5), (0.6, 0.6)])
+def test_an_empty_share_is_refused(train, valid):
+    with pytest.raises(UsageError, match=r"dataset\.train=.*type dataset\.train=0\.6"):
+        share_split(torch.zeros(10, dtype=torch.int64), train, valid, Key(0, "test"))
+
+
+def test_rows_of_nan_have_no_label():
+    y = torch.tensor([[0.0, 1.0], [float("nan"), float("nan")], [0.0, 0.0]])
+    assert known(y).tolist() == [True, False, True]
+    splits = share_split(y.repeat(6, 1), 0.5, 0.25, Key(0, "test"))
+    assert sum(map(len, splits.values())) == 12
+    with pytest.raises(UsageError, match="several labels each; type dataset.split=shares"):
+        per_class_split(y, 1, 1, Key(0, "test"))
