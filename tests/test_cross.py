@@ -48,7 +48,7 @@ def test_trains_or_is_refused_with_a_reason(combination, tmp_path):
         plan = toy(changes, **combination)
     except CompositionError as error:
         said = str(error)
-        assert "repairs it" in said or "change" in said or "type gnnscale" in said  # noqa: PT017
+        assert "repairs it" in said or "change" in said or "type gnnscale" in said
         return
     (record,) = train(plan, tmp_path)
     assert record.time_s["epochs"] == 2

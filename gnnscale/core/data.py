@@ -11,23 +11,31 @@ from torch import Tensor
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.sparse import SparseRows
 
+METRICS = {"accuracy": "single", "micro_f1": "multi", "roc_auc": "multi"}
+"""Scores, and the kind of task that each is for."""
+
 
 @dataclass(frozen=True)
 class Task:
     """What is predicted and how it is scored.
 
-    ``kind``: ``single`` (one class per row, cross-entropy, accuracy) or ``multi`` (any number of
-    classes per row, binary cross-entropy summed over classes, micro-F1 at logit > 0).
+    ``kind``: ``single`` (one class per row, cross-entropy) or ``multi`` (any number of classes per
+    row, binary cross-entropy summed over classes). ``metric``: name of the score, higher is
+    better: ``accuracy``, for single; ``micro_f1`` at logit > 0 or ``roc_auc``, for multi; "" is
+    the first of the kind. ROC-AUC is that of OGB's evaluator: the mean, over the classes that have
+    both positive and negative rows, of the area under the curve, rows with NaN labels left out.
     """
 
     level: str = "node"
     kind: str = "single"
     classes: int = 2
+    metric: str = ""
 
-    @property
-    def metric(self) -> str:
-        """Name of the score; for both kinds higher is better."""
-        return "accuracy" if self.kind == "single" else "micro_f1"
+    def __post_init__(self):
+        fitting = [name for name, kind in METRICS.items() if kind == self.kind]
+        if not fitting or self.metric not in ("", *fitting):
+            raise ValueError(f"kind={self.kind} metric={self.metric}: valid: {METRICS}")
+        object.__setattr__(self, "metric", self.metric or fitting[0])
 
     def losses(self, logits: Tensor, y: Tensor) -> Tensor:
         """Loss per row. Shapes: logits [n, C], y [n] or [n, C] -> [n]."""
@@ -36,14 +44,42 @@ class Task:
         return F.binary_cross_entropy_with_logits(logits, y, reduction="none").sum(-1)
 
     def score(self, logits: Tensor, y: Tensor) -> float:
-        """Score of predictions in [0, 1]. Shapes: logits [n, C], y [n] or [n, C]."""
+        """Score of predictions in [0, 1]; NaN where it has no value: without rows, or, for
+        ``roc_auc``, without a class that has rows of both labels.
+
+        Shapes: logits [n, C], y [n] or [n, C].
+        """
         if len(y) == 0:
             return float("nan")
-        if self.kind == "single":
+        if self.metric == "accuracy":
             return (logits.argmax(-1) == y).double().mean().item()
+        if self.metric == "roc_auc":
+            areas = [_area(said, true) for said, true in zip(logits.T, y.T, strict=True)]
+            areas = [area for area in areas if area is not None]
+            return sum(areas) / len(areas) if areas else float("nan")
         said, true = logits > 0, y > 0.5
         hit = (said & true).sum().item()
         return 2 * hit / max(said.sum().item() + true.sum().item(), 1)
+
+
+def _area(said: Tensor, true: Tensor) -> float | None:
+    """P(a positive row scores above a negative one), ties counted half; None if one has no rows.
+
+    By the ranks R of the scores (mean ranks where tied): (sum of R over positives -
+    P (P + 1) / 2) / (P Q) for P positive and Q negative rows.
+
+    Shapes: said [n] scores, true [n] 0, 1 or NaN.
+    """
+    said, positive = said[~true.isnan()], true[~true.isnan()] > 0.5
+    p = int(positive.sum())
+    q = len(positive) - p
+    if not p or not q:
+        return None
+    if said.isnan().any():
+        return float("nan")
+    _, tie, size = torch.unique(said, return_inverse=True, return_counts=True)
+    rank = (size.cumsum(0).double() - (size.double() - 1) / 2)[tie]
+    return (rank[positive].sum().item() - p * (p + 1) / 2) / (p * q)
 
 
 @dataclass(frozen=True)

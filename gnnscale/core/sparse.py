@@ -1,6 +1,7 @@
 """Feature rows of which few entries are not zero: stored, dropped out and multiplied as such."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numba
 import numpy as np
@@ -143,10 +144,10 @@ class SparseRows:
         return SparseRows.of(self.rows.to(target), values)
 
 
-def cat(parts: "Sequence[Tensor | SparseRows]") -> "Tensor | SparseRows":
+def cat(parts: Sequence[Any]) -> Any:
     """Rows of tensors, or of sparse rows, one part below the other."""
     if not isinstance(parts[0], SparseRows):
-        return torch.cat(parts)
+        return torch.cat(list(parts))
     if len(parts) == 1:
         return parts[0]
     ends = [0, *np.cumsum([len(p.values) for p in parts])]

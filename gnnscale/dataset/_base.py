@@ -47,7 +47,7 @@ class Raw:
     [N, C] float32, NaN rows where unknown. classes: C. x: [N, F] dense or CSR, or None.
     splits: the public ones, one or several (the seed picks one); () if there are none. weight: [E].
     names: [N] the source's own node ids, if they are not 0 .. N - 1. inductive: as published.
-    facts: what the reader did, for the record.
+    facts: what the reader did, for the record. metric: of ``Task``; None: the kind's usual one.
     """
 
     src: np.ndarray
@@ -61,6 +61,7 @@ class Raw:
     names: np.ndarray | None = None
     inductive: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+    metric: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +170,7 @@ class Stored(Dataset):
             "indptr": graph.indptr.numpy(), "indices": graph.indices.numpy(),
             "y": y.astype(np.int64 if y.ndim == 1 else np.float32),
             "classes": raw.classes, "inductive": raw.inductive, "public_splits": len(raw.splits),
-            "width": x.shape[1],
+            "width": x.shape[1], "metric": raw.metric or "",
         }  # fmt: skip
         if graph_weight is not None:
             arrays["weight"] = graph_weight.numpy()
@@ -218,7 +219,7 @@ class Stored(Dataset):
             x=x,
             y=y,
             splits=splits,
-            task=Task("node", "single" if single else "multi", int(a["classes"])),
+            task=Task("node", "single" if single else "multi", int(a["classes"]), str(a["metric"])),
             inductive=bool(a["inductive"]),
             facts=facts,
             weight=torch.from_numpy(a["weight"]) if "weight" in a else None,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import requests
 from filelock import FileLock
+from urllib3.exceptions import HTTPError
 
 from gnnscale.core.errors import DataError
 from gnnscale.core.record import write_json
@@ -43,9 +44,11 @@ def download(url: str, target: Path, *, sha256: str | None = None, size: int | N
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
-            if not target.is_file():
-                _whole(url, target, sha256, size)
-        Path(f"{target}.lock").unlink(missing_ok=True)
+            try:
+                if not target.is_file():
+                    _whole(url, target, sha256, size)
+            finally:
+                Path(f"{target}.lock").unlink(missing_ok=True)
     except OSError as error:
         if isinstance(error, requests.RequestException):
             raise
@@ -68,7 +71,7 @@ def _whole(url: str, target: Path, sha256: str | None, size: int | None) -> None
             if _attempt(url, part, note, size):
                 break
             reason = "the connection ended early"
-        except requests.RequestException as error:
+        except (requests.RequestException, HTTPError) as error:
             reason = str(error).split("(Caused by", maxsplit=1)[0][:200]
         after = part.stat().st_size if part.exists() else 0
         failures = 0 if after > before else failures + 1
@@ -136,7 +139,7 @@ def _stream(reply: requests.Response, file, start: int, length: int | None) -> N
     )  # fmt: skip
     with shown:
         task = shown.add_task(Path(file.name).name, total=length, completed=start)
-        for chunk in reply.iter_content(CHUNK):
+        while chunk := reply.raw.read1(CHUNK):  # whatever has come: a broken connection loses none
             file.write(chunk)
             shown.advance(task, len(chunk))
         file.flush()

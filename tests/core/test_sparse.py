@@ -19,7 +19,10 @@ def pair():
 
 def test_it_is_the_matrix_it_was_made_of(pair):
     x, s = pair
-    assert s.shape == x.shape and len(s) == 6 and s.dtype == x.dtype and s.dim() == 2
+    assert s.shape == x.shape
+    assert len(s) == 6
+    assert s.dtype == x.dtype
+    assert s.dim() == 2
     assert s.rows.indptr.tolist() == [0, 2, 3, 4, 4, 5, 7]
     assert torch.equal(s.dense(), x)
     assert torch.equal(s.to(torch.float32).dense(), x.float())

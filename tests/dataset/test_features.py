@@ -113,5 +113,5 @@ def test_what_cannot_be_computed_is_refused(kinds, raw, message):
 
 
 def test_spectral_features_of_a_directed_graph_are_refused():
-    with pytest.raises(UsageError, match="dataset.reverse_edges=true"):
+    with pytest.raises(UsageError, match=r"dataset\.reverse_edges=true"):
         spectral(graph(reverse_edges=False), 2)

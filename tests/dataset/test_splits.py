@@ -42,5 +42,5 @@ def test_rows_of_nan_have_no_label():
     assert known(y).tolist() == [True, False, True]
     splits = share_split(y.repeat(6, 1), 0.5, 0.25, Key(0, "test"))
     assert sum(map(len, splits.values())) == 12
-    with pytest.raises(UsageError, match="several labels each; type dataset.split=shares"):
+    with pytest.raises(UsageError, match=r"several labels each; type dataset\.split=shares"):
         per_class_split(y, 1, 1, Key(0, "test"))
