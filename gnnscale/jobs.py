@@ -1,9 +1,11 @@
 """The jobs of one ``train`` command, handed over to Hydra: one, or many with ``-m``."""
 
+import errno
 import logging
 import os
 import secrets
 import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -36,6 +38,19 @@ def set_up_log() -> None:
         log.addHandler(handler)
 
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+
+
+def _unwritable(error: OSError, folder: Path) -> str:
+    """What to say when a file of a run can't be written."""
+    free = shutil.disk_usage(folder).free / 2**20
+    return (
+        f"{error.filename or folder}: can't be written ({error.strerror}; {free:.0f} MiB free "
+        "there). The last whole checkpoint is kept; once there is room, go on with\n"
+        f"  gnnscale train resume={shlex.quote(str(folder))}"
+    )
+
+
 def run_folder(
     plan: Any, folder: Path, typed: list[str], seeds: Sequence[int] | None = None
 ) -> int:
@@ -55,6 +70,9 @@ def run_folder(
         log.error("%s: %s", folder, error)
         return 1
     except Exception as error:  # the last stop of a job: say it at once, keep the traceback
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            log.error("%s", _unwritable(error, folder))
+            return 1
         log.error("%s: %s: %s", folder, type(error).__name__, error)
         log.error("%s", traceback.format_exc())
         return 1

@@ -1,8 +1,12 @@
 """A run folder: seeds trained into it, skipped when finished, resumed when not."""
 
+import contextlib
+import fcntl
 import json
 import logging
+import os
 import shlex
+import socket
 import statistics
 import sys
 import time
@@ -21,6 +25,7 @@ from gnnscale.train.loop import Run
 
 log = logging.getLogger("gnnscale")
 
+LOCK = ".lock"
 FREE = ("seed", "seeds", "resume", "trust")
 """Keys in which a repeated command may differ from the run folder it continues."""
 
@@ -31,9 +36,45 @@ def train(plan: Plan, folder: Path, seeds: Sequence[int], command: dict[str, Any
     Writes ``config.json`` and ``run.json`` into the folder, then ``seed-<k>/`` with metrics,
     checkpoint, status and record. Raises UsageError if the folder belongs to another composition.
     """
-    claim(plan, folder, command)
-    with log_file(folder / "log.txt"):
-        return [train_seed(plan, seed, folder / f"seed-{seed}") for seed in seeds]
+    with locked(folder):
+        claim(plan, folder, command)
+        with log_file(folder / "log.txt"):
+            return [train_seed(plan, seed, folder / f"seed-{seed}") for seed in seeds]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder; the system lets go of the lock if we are killed.
+
+    Raises UsageError naming the process that is in there, or if the folder can't be written.
+    """
+    path = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UsageError(
+            f"{error.filename}: the run folder can't be written ({error.strerror}); choose "
+            "another place, e.g. hydra.run.dir=/tmp/run"
+        ) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.read(handle, 1000).decode(errors="replace").strip() or "another process"
+        os.close(handle)
+        raise UsageError(
+            f"{folder}: {holder} is training in it; wait for it, stop it, or choose another "
+            "hydra.run.dir"
+        ) from None
+    try:
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        os.truncate(handle, 0)
+        os.pwrite(
+            handle, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode(), 0
+        )
+        yield
+    finally:
+        os.close(handle)
 
 
 def claim(plan: Plan, folder: Path, command: dict[str, Any]) -> None:
@@ -71,7 +112,7 @@ def discard(folder: Path) -> None:
     """
     if any(folder.glob("seed-*/*.pt")) or any(folder.glob("seed-*/record.json")):
         return
-    own = ["config.json", "run.json", "log.txt", "seed-*/status.json", ".hydra/*.yaml"]
+    own = ["config.json", "run.json", "log.txt", LOCK, "seed-*/status.json", ".hydra/*.yaml"]
     for path in [p for pattern in own for p in folder.glob(pattern)]:
         path.unlink()
     here = Path.cwd()
@@ -96,14 +137,13 @@ def train_seed(plan: Plan, seed: int, folder: Path) -> Record:
         execute(plan, seed, folder)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
-        write_json(
-            status,
-            {
-                "state": "interrupted" if stopped else "failed",
-                "error": f"{type(error).__name__}: {error}",
-                "traceback": traceback.format_exc(),
-            },
-        )
+        about = {
+            "state": "interrupted" if stopped else "failed",
+            "error": f"{type(error).__name__}: {error}",
+            "traceback": traceback.format_exc(),
+        }
+        with contextlib.suppress(OSError):  # the disk may be what failed
+            write_json(status, about)
         raise
     write_json(status, {"state": "finished"})
     return Record.load(record)
@@ -179,14 +219,23 @@ def typed_command() -> str:
     return shlex.join(["gnnscale", *sys.argv[1:]])
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that a full disk ends without a word about it: the run tells of that itself."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Take no more lines."""
+        log.removeHandler(self)
+
+
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
     """Also write the log into the run folder."""
-    handler = logging.FileHandler(path)
+    handler = _LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
         yield
     finally:
         log.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()

@@ -1,6 +1,10 @@
-"""Checkpoints: written whole or not at all, loaded without running pickled code."""
+"""Checkpoints: whole or not at all, with a sum over their bytes and the one before kept."""
 
+import contextlib
 import io
+import logging
+import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +13,99 @@ import torch
 from gnnscale.core.errors import UsageError
 from gnnscale.core.record import write_bytes
 
-VERSION = 1
+log = logging.getLogger("gnnscale")
+
+VERSION = 2
+MAGIC = b"gnnscale checkpoint %08x\n"
+HEAD = len(MAGIC % 0)
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the one at ``path`` is kept."""
+    return path.with_suffix(f".previous{path.suffix}")
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything to go on from."""
+    return path.exists() or previous(path).exists()
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values, replacing an earlier file in one step."""
+    """Write tensors and plain values; an earlier file becomes the previous one.
+
+    The bytes are preceded by their CRC-32, since torch reads damaged tensors without a word. A kill
+    at any moment leaves at least one whole file: the earlier one gets its second name as a hard
+    link before the new one is renamed over it.
+    """
     buffer = io.BytesIO()
+    buffer.write(MAGIC % 0)
     torch.save({"version": VERSION, **content}, buffer)
-    write_bytes(path, buffer.getbuffer())  # type: ignore[arg-type]
+    whole = buffer.getbuffer()
+    whole[:HEAD] = MAGIC % zlib.crc32(whole[HEAD:])
+    if path.exists():
+        _keep(path, previous(path))
+    write_bytes(path, whole)
+
+
+def _keep(path: Path, second: Path) -> None:
+    """Give the file at ``path`` the name ``second`` as well, in one step."""
+    link = second.with_name(f".{second.name}.{os.getpid()}.part")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without hard links
+        os.replace(path, second)
+        return
+    try:
+        os.replace(link, second)  # does nothing, and leaves the link, where both are one file
+    finally:
+        link.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Any]:
     """Read what ``save`` wrote; only tensors and plain containers can come out of it.
 
-    Raises UsageError if the file is damaged or of another version.
+    A damaged file is passed over, with a warning, for the previous one. Raises UsageError if
+    neither can be read.
     """
+    reasons = []
+    for place in (path, previous(path)):
+        if not place.exists() and reasons and place != path:
+            continue
+        try:
+            found = _read(place)
+        except ValueError as error:
+            reasons.append(f"{place}: {error}")
+            continue
+        if reasons:
+            log.warning("%s; going on from %s", reasons[0], place)
+        return found
+    raise UsageError(f"{'; '.join(reasons)}; delete what is damaged to start this seed afresh")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """One file. Raises ValueError saying what is wrong with it."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make the unpickler fail in any way at all
+        whole = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"not a readable checkpoint ({error.strerror})") from error
+    head, payload = whole[:HEAD], memoryview(whole)[HEAD:]
+    if head[:19] != MAGIC[:19]:
+        raise ValueError(f"not a readable checkpoint of version {VERSION}")
+    if head != MAGIC % zlib.crc32(payload):
+        raise ValueError("not a readable checkpoint (its bytes are not those that were written)")
+    try:
+        content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception as error:  # whole, but not ours: the unpickler fails in any way at all
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UsageError(
-            f"{path}: not a readable checkpoint ({reason}); delete it to start this seed afresh"
-        ) from error
+        raise ValueError(f"not a readable checkpoint ({reason})") from error
     if not isinstance(content, dict) or content.get("version") != VERSION:
-        raise UsageError(
-            f"{path}: not a checkpoint of version {VERSION}; delete it to start afresh"
-        )
+        raise ValueError(f"not a checkpoint of version {VERSION}")
     return content
+
+
+def discard(path: Path) -> None:
+    """Remove a checkpoint and the one before it."""
+    for place in (path, previous(path)):
+        with contextlib.suppress(FileNotFoundError):
+            place.unlink()

@@ -113,7 +113,7 @@ class Run:
         if self.objective.wants_unlabeled:
             seeds = torch.arange(self.train_data.nodes)
         self.seeds = seeds
-        if self.checkpoint_path.exists():
+        if checkpoint.exists(self.checkpoint_path):
             self.load(checkpoint.load(self.checkpoint_path))
             log.info("seed %d: goes on after epoch %d", self.seed, self.epoch)
         for listener in self.listeners:

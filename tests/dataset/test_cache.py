@@ -101,8 +101,10 @@ def test_a_damaged_entry_is_made_again(folder, damage, caplog):
         st.binary(max_size=80),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-            lambda inner: st.lists(inner, max_size=3)
-            | st.dictionaries(st.sampled_from(["stamp", "arrays", "values", "x"]), inner),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(st.sampled_from(["stamp", "arrays", "values", "x"]), inner)
+            ),
             max_leaves=6,
         ).map(lambda value: json.dumps(value).encode()),
     )

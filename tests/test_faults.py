@@ -1,0 +1,254 @@
+"""A run loses nothing: kills, full disks, folders that can't be written, two processes on one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from compositions import quiet_metrics, toy, train
+
+from gnnscale import jobs, session
+from gnnscale.core.errors import UsageError
+from gnnscale.train import checkpoint
+
+HERE = Path(__file__).parent
+KILLS = 20
+
+DRIVER = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+from compositions import toy, train
+
+EPOCHS = 60
+
+def plan():
+    return toy({"trainer": {"epochs": EPOCHS}, "dataset": {"nodes": 300},
+                "sampler": {"roots": 20, "length": 2}, "hardware": {"threads": 1}},
+               sampler="saint", architecture="gcn")
+
+def start(folder):
+    # nothing has started a thread yet in this process, so forking it is safe
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        train(plan(), folder)
+        os._exit(0)
+    return pid
+
+here, kills = Path(sys.argv[1]), int(sys.argv[2])
+begin = time.monotonic()
+assert os.waitpid(start(here / "whole"), 0)[1] == 0
+length = time.monotonic() - begin
+draw = random.Random(0)
+told = []
+for k in range(kills):
+    folder = here / f"killed-{k}"
+    pid = start(folder)
+    time.sleep(length * (k + draw.random()) / kills)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    seed = folder / "seed-0"
+    lines = (seed / "metrics.jsonl")
+    told.append(len(lines.read_text().splitlines()) if lines.exists() else 0)
+    assert os.waitpid(start(folder), 0)[1] == 0
+print(json.dumps(told))
+"""
+
+
+def same_end(one: Path, other: Path) -> None:
+    """Metrics, selected and last weights, optimizer: equal to the last bit."""
+    assert quiet_metrics(one) == quiet_metrics(other)
+    a, b = (checkpoint.load(p / "checkpoint.pt") for p in (one, other))
+    for part in ("model", "best", "optimizer", "patience", "epoch", "finished"):
+        assert flat(a[part]) == flat(b[part]), part
+    scores = [json.loads((p / "record.json").read_text())["metric"] for p in (one, other)]
+    assert scores[0] == scores[1]
+
+
+def flat(value):
+    if isinstance(value, dict):
+        return {k: flat(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [flat(v) for v in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def test_kill_9_at_20_random_moments_and_resume_to_the_same_end(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(tmp_path), str(KILLS)],
+        cwd=HERE, capture_output=True, text=True, timeout=500,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    epochs = json.loads(done.stdout.splitlines()[-1])
+    assert len(epochs) == KILLS
+    assert len({e for e in epochs if 0 < e < 60}) >= 5, f"killed while training, at {epochs}"
+    for k in range(KILLS):
+        same_end(tmp_path / "whole/seed-0", tmp_path / f"killed-{k}/seed-0")
+        assert not list((tmp_path / f"killed-{k}").rglob("*.part")), "no temporary file is left"
+
+
+def test_a_corrupted_checkpoint_falls_back_and_ends_the_same(tmp_path, caplog):
+    plan = toy({"trainer": {"epochs": 6}})
+    train(plan, tmp_path / "whole")
+    for epochs, name in ((4, "cut"), (6, "cut")):
+        plan = toy({"trainer": {"epochs": epochs}})
+        if epochs == 6:
+            seed = tmp_path / name / "seed-0"
+            (seed / "record.json").unlink()
+            state = checkpoint.load(seed / "checkpoint.pt")
+            # as if it had been killed after epoch 4 of 6: not finished, and the last file damaged
+            for path in (checkpoint.previous(seed / "checkpoint.pt"), seed / "checkpoint.pt"):
+                state = checkpoint.load(path)
+                checkpoint.save(tmp_path / "x.pt", {**state, "finished": False})
+                path.write_bytes((tmp_path / "x.pt").read_bytes())
+            raw = bytearray((seed / "checkpoint.pt").read_bytes())
+            raw[-100] ^= 4
+            (seed / "checkpoint.pt").write_bytes(raw)
+            (tmp_path / name / "config.json").unlink()
+        train(plan, tmp_path / name)
+    assert "going on from" in caplog.text
+    same_end(tmp_path / "whole/seed-0", tmp_path / "cut/seed-0")
+
+
+# -- two processes ------------------------------------------------------------------------------
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from gnnscale.session import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "locked\n"
+    yield folder, process
+    process.kill()
+    process.wait()
+
+
+def test_a_second_process_on_a_run_folder_is_refused_and_alters_nothing(holder):
+    folder, process = holder
+    before = sorted(p.name for p in folder.rglob("*"))
+    with pytest.raises(UsageError, match=rf"process {process.pid} on .* since 20.* is training in"):
+        train(toy(), folder)
+    assert sorted(p.name for p in folder.rglob("*")) == before
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (record,) = train(toy(), folder)  # the system let go of a killed process's lock
+    assert record.time_s["epochs"] == 2
+
+
+def test_the_second_command_ends_with_one_message_and_exit_code_2(holder, tmp_path):
+    folder, process = holder
+    done = subprocess.run(
+        [sys.executable, "-m", "gnnscale", "train", "trainer.epochs=1", f"hydra.run.dir={folder}"],
+        capture_output=True, text=True, cwd=tmp_path, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"process {process.pid}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert process.poll() is None
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"can't be written .*hydra\.run\.dir=/tmp/run"):
+        train(toy(), tmp_path / "file" / "run")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o500)
+    with pytest.raises(UsageError, match="can't be written"):
+        train(toy(), folder)
+
+
+# -- a full disk --------------------------------------------------------------------------------
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from compositions import toy
+from gnnscale import jobs
+
+jobs.set_up_log()
+if sys.argv[2] != "free":  # no file may grow beyond this: what a quota or a full disk does
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limit = int(sys.argv[2])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+sys.exit(jobs.run_folder(toy({"trainer": {"epochs": 40}}), Path(sys.argv[1]), []))
+"""
+
+
+def run_full(folder, limit):
+    return subprocess.run(
+        [sys.executable, "-c", FULL, str(folder), str(limit)],
+        cwd=HERE, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def test_a_full_disk_ends_a_run_with_one_message_and_it_goes_on_later(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(toy({"trainer": {"epochs": 40}}), whole)
+    size = (whole / "seed-0/metrics.jsonl").stat().st_size
+    assert (whole / "seed-0/checkpoint.pt").stat().st_size > size  # so these limits are reached
+    early = run_full(cut, size // 4)  # the checkpoint can't be written
+    assert early.returncode == 1
+    assert "can't be written (File too large" in early.stderr
+    assert f"train resume={cut}" in early.stderr
+    assert "Traceback" not in early.stderr
+    assert "Logging error" not in early.stderr
+    assert not list(cut.rglob("*.part"))
+    late = run_full(cut, "free")
+    assert late.returncode == 0, late.stderr
+    same_end(whole / "seed-0", cut / "seed-0")
+
+
+def test_a_disk_that_fills_up_while_training_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    plan = toy({"trainer": {"epochs": 8}})
+    train(plan, whole)
+    true, saved = checkpoint.write_bytes, []
+
+    def fills_up(path, content):
+        saved.append(path)
+        if len(saved) > 5:
+            raise OSError(28, "No space left on device", str(path))
+        true(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_bytes", fills_up)
+        assert jobs.run_folder(plan, cut, []) == 1
+    assert checkpoint.load(cut / "seed-0/checkpoint.pt")["epoch"] == 5
+    assert json.loads((cut / "seed-0/status.json").read_text())["state"] == "failed"
+    train(plan, cut)
+    same_end(whole / "seed-0", cut / "seed-0")
+
+
+def test_a_refused_command_leaves_no_lock_behind(tmp_path):
+    folder = tmp_path / "run"
+    with session.locked(folder):
+        pass
+    session.discard(folder)
+    assert not folder.exists()
+
+
+def test_waiting_is_not_needed_after_a_normal_end(tmp_path):
+    start = time.monotonic()
+    train(toy(), tmp_path)
+    train(toy(), tmp_path)
+    assert time.monotonic() - start < 60
