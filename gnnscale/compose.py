@@ -286,6 +286,8 @@ def build(
     sampler = make("sampler")
     Key(seed, "init").seed_torch()
     model = make("architecture", shape or sampler.shape(data))
+    inference = make("inference")
+    inference.scope = hardware.scope
     quantizer = make("quantization")
     if quantizer is not None:
         quantizer.attach(model)
@@ -300,7 +302,7 @@ def build(
         model=model,
         objective=Objective(data.task, terms),
         trainer=make("trainer"),
-        inference=make("inference"),
+        inference=inference,
         hardware=hardware,
         meter=meter,
         make_optimizer=lambda groups: make("optimizer", groups),

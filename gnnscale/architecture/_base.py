@@ -10,6 +10,7 @@ from gnnscale.core.batch import Batch, Memo, Output
 from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Hop, Need
+from gnnscale.core.ops import full
 from gnnscale.core.ops.dropout import dropout
 from gnnscale.core.site import Dense
 from gnnscale.core.sparse import SparseRows, dense
@@ -108,7 +109,7 @@ class Model(nn.Module, Component):
         levels, memo = list(self.encode(batch.x)), Memo(batch)
         for layer, hop in zip(self.layers, batch.hops, strict=True):
             levels.append(layer(hop, hop.lift(levels[-1]), memo))
-        logits = self.head(self.readout(levels[-1], batch))
+        logits = full(self.head(self.readout(levels[-1], batch)))
         # without a head the last layer is the classifier, so what it reads is the level below
         hidden = levels[:-1] if isinstance(self.head, nn.Identity) else levels
         return Output(logits, tuple(hidden), batch.rows)

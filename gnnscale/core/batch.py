@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gnnscale.core.hop import Hop
+from gnnscale.core.ops import full
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,21 @@ class Batch:
             **{n: v.to(device, non_blocking=True) for n, v in parts.items() if v is not None},
         )
 
+    def pinned(self) -> "Batch":
+        """The same batch in page-locked memory, from which a GPU copies without waiting."""
+        names = ("x", "nodes", "rows", "ids", "y", "labeled", "weight", "segment")
+        parts = {n: getattr(self, n) for n in names}
+        locked: dict[int, Hop] = {}
+        for hop in self.hops:
+            locked.setdefault(id(hop), hop.pinned())
+        return replace(
+            self,
+            hops=tuple(locked[id(hop)] for hop in self.hops),
+            extra={name: value.pin_memory() for name, value in self.extra.items()},
+            views=tuple(view.pinned() for view in self.views),
+            **{n: v.pin_memory() for n, v in parts.items() if v is not None},
+        )
+
     def mean(self, values: Tensor, chosen: Tensor) -> Tensor:
         """Mean of per-seed ``values`` over ``chosen`` seeds, corrected for the sampler's bias.
 
@@ -83,7 +99,7 @@ class Output:
 
     def hidden(self, level: int) -> Tensor:
         """Seed rows of a hidden level, gathered only when asked for: [n_seed, D]."""
-        return self.levels[level][self.rows]
+        return full(self.levels[level][self.rows])
 
 
 class Memo:

@@ -54,8 +54,8 @@ class Task:
         if self.metric == "accuracy":
             return (logits.argmax(-1) == y).double().mean().item()
         if self.metric == "roc_auc":
-            areas = [_area(said, true) for said, true in zip(logits.T, y.T, strict=True)]
-            areas = [area for area in areas if area is not None]
+            found = (_area(said, true) for said, true in zip(logits.T, y.T, strict=True))
+            areas = [area for area in found if area is not None]
             return sum(areas) / len(areas) if areas else float("nan")
         said, true = logits > 0, y > 0.5
         hit = (said & true).sum().item()

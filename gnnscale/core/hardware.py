@@ -1,6 +1,9 @@
-"""Where a run computes: device, threads and kernels."""
+"""Where a run computes: device, cores, precision, kernels, and threads that load ahead."""
 
+import contextlib
 import os
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Literal
 
 import numba
@@ -9,7 +12,18 @@ import torch
 from gnnscale.core import ops
 from gnnscale.core.errors import UsageError
 from gnnscale.core.traits import Component
-from gnnscale.core.values import Count
+from gnnscale.core.values import Count, Whole
+
+
+def cores() -> list[int]:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+ALL = cores()
+"""What the process was started with; a run with ``affinity`` gives the rest back afterwards."""
 
 
 class Hardware(Component):
@@ -17,44 +31,69 @@ class Hardware(Component):
 
     Args:
         device: cpu or cuda (cuda:1 for the second one).
-        threads: CPU threads of torch and of compiled kernels; None for every core of this process.
+        threads: CPU threads of torch and of compiled kernels; None for every core it may use.
+        affinity: ids of the cores to stay on; None for all.
+        precision: of dense products and activations. bfloat16 is autocast: parameters, optimizer
+            state, aggregation, losses and scores stay float32.
         kernel: message-passing backend; auto takes the fastest measured one per product.
+        workers: threads that sample ahead of training; results do not depend on it.
+        pin: on CUDA, copy batches asynchronously from page-locked memory.
 
-    Raises: UsageError if the device is not there.
+    Raises: UsageError if the device or a core is not there.
     """
 
     def __init__(
         self,
         device: str = "cpu",
         threads: Count | None = None,
+        affinity: list[Whole] | None = None,
+        precision: Literal["float32", "bfloat16"] = "float32",
         kernel: Literal["auto", "dgl", "numba", "torch"] = "auto",
+        workers: Whole = 0,
+        pin: bool = True,
     ):
-        try:
-            self.device = torch.device(device)
-        except RuntimeError:
-            raise UsageError(f"hardware.device={device}: not a device; valid: cpu, cuda") from None
-        if self.device.type not in ("cpu", "cuda"):
-            raise UsageError(f"hardware.device={device}: not supported; valid: cpu, cuda")
-        if self.device.type == "cuda":
-            count = torch.cuda.device_count()
-            if (self.device.index or 0) >= count:
-                raise UsageError(
-                    f"hardware.device={device}: this machine shows {count} CUDA devices; "
-                    "choose hardware=cpu (`gnnscale doctor` says what is found)"
-                )
-        self.threads = threads or cores()
-        self.kernel = kernel
+        self.device = _device(device)
+        if affinity is not None and (not affinity or not set(affinity) <= set(ALL)):
+            raise UsageError(
+                f"hardware.affinity={affinity}: this process may use the cores {ALL}; "
+                f"e.g. hardware.affinity=[{ALL[0]}]"
+            )
+        self.affinity = ALL if affinity is None else sorted(set(affinity))
+        self.threads = threads or len(self.affinity)
+        self.kernel, self.workers = kernel, workers
+        self.dtype = torch.float32 if precision == "float32" else torch.bfloat16
+        self.pin = pin and self.device.type == "cuda"
 
     def apply(self) -> None:
         """Set the process up; called once, before data is loaded."""
+        if hasattr(os, "sched_setaffinity") and self.affinity != cores():
+            for thread in Path("/proc/self/task").iterdir():  # pools that have started already, too
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(int(thread.name), self.affinity)
         torch.set_num_threads(self.threads)
         most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
         numba.set_num_threads(min(self.threads, most))
         ops.select(self.kernel)
 
+    def scope(self) -> AbstractContextManager:
+        """The precision of everything that is computed inside it."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
-def cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"hardware.device={name}: not a device; valid: cpu, cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"hardware.device={name}: not supported; valid: cpu, cuda")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise UsageError(
+                f"hardware.device={name}: this machine shows {count} CUDA devices; "
+                "choose hardware=cpu (`gnnscale doctor` says what is found)"
+            )
+    return device

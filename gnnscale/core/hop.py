@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gnnscale.core import ops
+from gnnscale.core.ops import full
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.dropout import dropout
 
 AGGREGATORS = ("sum", "add", "mean", "max", "min", "var", "std")
+PARTS = ("graph", "src", "dst", "weight", "diag", "edge", "degree", "segment")
 STD_EPS = 1e-5
 """Under the root of ``std`` (EGC, sec. 3.1)."""
 
@@ -82,7 +84,7 @@ class Hop:
         """
         if weight is not None and op != "sum":
             raise ValueError(f"aggregator '{op}' takes no edge weights; only 'sum' does")
-        m = message(h)
+        m = full(message(h))
         if isinstance(op, str):
             return self._reduce(m, op, weight)
         return tuple(self._reduce(m, name, weight) for name in op)
@@ -120,9 +122,13 @@ class Hop:
         """Softmax over the in-edges of each destination, [E, heads] -> [E, heads]."""
         return ops.softmax(self.graph, e)
 
+    def pinned(self) -> "Hop":
+        """The same hop in page-locked memory."""
+        parts = {n: getattr(self, n) for n in PARTS}
+        return replace(self, **{n: v.pin_memory() for n, v in parts.items() if v is not None})
+
     def to(self, device: torch.device | str) -> "Hop":
         """The same hop on another device."""
-        names = ("graph", "src", "dst", "weight", "diag", "edge", "degree", "segment")
-        parts = {n: getattr(self, n) for n in names}
+        parts = {n: getattr(self, n) for n in PARTS}
         moved = {n: v.to(device) for n, v in parts.items() if v is not None}
         return self if self.graph.device == torch.device(device) else replace(self, **moved)

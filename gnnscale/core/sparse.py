@@ -116,6 +116,10 @@ class SparseRows:
         """On the CPU."""
         return self.to("cpu")
 
+    def pin_memory(self) -> "SparseRows":
+        """In page-locked memory."""
+        return SparseRows.of(self.rows.pin_memory(), self.values.pin_memory())
+
     def split(self, size: int) -> list["SparseRows"]:
         """Consecutive pieces of at most ``size`` rows."""
         return [self[at : at + size] for at in range(0, len(self), size)]

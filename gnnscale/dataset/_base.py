@@ -261,4 +261,4 @@ def _code(cls: type) -> list[Path]:
 
     here = Path(__file__).parent
     own = [Path(inspect.getfile(c)) for c in cls.__mro__ if c.__module__.startswith("gnnscale.")]
-    return sorted({*own, here / "_edges.py", here / "_features.py"})
+    return sorted({*own, *here.glob("_*.py")})

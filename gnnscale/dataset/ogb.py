@@ -25,6 +25,8 @@ from gnnscale.dataset._files import Remote, roots
 SITE = "http://snap.stanford.edu/ogb/data/nodeproppred"
 SPLITS = ("train", "valid", "test")
 BASIC = ("raw/edge", "raw/num-node-list", "raw/num-edge-list", "raw/node-label")
+MAG = ("raw/num-node-dict", "raw/triplet-type-list", "raw/node-feat/paper/node-feat",
+       "raw/node-label/paper/node-label")  # fmt: skip
 RELATIONS = (
     ("author", "affiliated_with", "institution"),
     ("author", "writes", "paper"),
@@ -103,11 +105,8 @@ class Ogbn(Stored):
         if self.name == "ogbn_papers100m":
             names = ["raw/data.npz", "raw/node-label.npz"]
         elif self.name == "ogbn_mag":
-            tables = [f"raw/{t}" for t in ("num-node-dict", "triplet-type-list")]
-            tables += [f"raw/node-feat/paper/{t}" for t in ("node-feat",)]
-            tables += ["raw/node-label/paper/node-label"]
-            tables += [f"{_relation(r)}/{t}" for r in RELATIONS for t in ("edge", "num-edge-list")]
-            names, split = [f"{t}.csv.gz" for t in tables], f"{split}/paper"
+            tables = [f"{_relation(r)}/{t}" for r in RELATIONS for t in ("edge", "num-edge-list")]
+            names, split = [f"{t}.csv.gz" for t in (*MAG, *tables)], f"{split}/paper"
         else:
             own = "raw/edge-feat" if self.name == "ogbn_proteins" else "raw/node-feat"
             names = [f"{t}.csv.gz" for t in (*BASIC, own)]
@@ -208,9 +207,8 @@ def _mag(folder: Path, source: Source) -> Raw:
     x = np.zeros((nodes, own.shape[1]), np.float32)
     x[:papers] = own
     y = np.full(nodes, -1)
-    y[:papers] = _labels(
-        folder / "raw/node-label/paper/node-label.csv.gz", papers, source.classes
-    )  # fmt: skip
+    path = folder / "raw/node-label/paper/node-label.csv.gz"
+    y[:papers] = _labels(path, papers, source.classes)
     split = _split(folder, source, y, "paper")
     facts = {"first_node": start, "without_features": nodes - papers}
     return Raw(src, dst, nodes, y, source.classes, x, [split], facts=facts)
@@ -266,7 +264,9 @@ def _table(path: Path, dtype: type) -> np.ndarray:
     import pandas as pd
 
     with _reading(path):
-        table = pd.read_csv(path, compression="gzip", header=None, dtype=dtype)
+        table = pd.read_csv(
+            path, compression="gzip", header=None, dtype=dtype, keep_default_na=dtype is not str
+        )
         return np.ascontiguousarray(table.to_numpy())
 
 

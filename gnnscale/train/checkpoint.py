@@ -68,7 +68,7 @@ def load(path: Path) -> dict[str, Any]:
     A damaged file is passed over, with a warning, for the previous one. Raises UsageError if
     neither can be read.
     """
-    reasons = []
+    reasons: list[str] = []
     for place in (path, previous(path)):
         if not place.exists() and reasons and place != path:
             continue

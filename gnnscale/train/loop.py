@@ -24,6 +24,7 @@ from gnnscale.train import checkpoint
 from gnnscale.train.meter import Meter
 from gnnscale.train.objective import Objective
 from gnnscale.train.predict import Inference
+from gnnscale.train.prefetch import ahead
 from gnnscale.train.progress import Patience, Progress
 
 log = logging.getLogger("gnnscale")
@@ -141,10 +142,14 @@ class Run:
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The epoch's batches, on the device."""
         plan = self.sampler.plan(self.seeds, Key(self.seed, "plan", epoch))
-        for step, index in enumerate(plan):
-            key = Key(self.seed, "sample", epoch, step)
-            with self.meter.step("sample"):
-                batch = self.sampler.sample(index, key)
+
+        def sample(task: tuple[int, Tensor]) -> Batch:
+            step, index = task
+            with self.meter.remedies("sample"):
+                batch = self.sampler.sample(index, Key(self.seed, "sample", epoch, step))
+                return batch.pinned() if self.hardware.pin else batch
+
+        for batch in ahead(sample, enumerate(plan), self.hardware.workers, self.meter.add):
             with self.meter.step("transfer"):
                 batch = self.sampler.bind(batch, self.device, write=True)
             yield batch
@@ -157,7 +162,9 @@ class Run:
             key.seed_torch()
             self.optimizer.zero_grad(set_to_none=True)
             with self.meter.step("forward"):
-                loss = self.objective(self.model(batch), batch)
+                with self.hardware.scope():
+                    output = self.model(batch)
+                loss = self.objective(output, batch)
             with self.meter.step("backward"):
                 loss.backward()
             if self.trainer.clip is not None:

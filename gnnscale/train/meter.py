@@ -1,5 +1,6 @@
 """Time and memory per phase, with evaluation never billed to training."""
 
+import re
 import statistics
 import time
 from collections import defaultdict
@@ -11,7 +12,21 @@ from typing import Any
 import psutil
 import torch
 
+from gnnscale.core.errors import TrainingError
+
 MIB = 2**20
+ALLOCATION = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+TRAINING = (
+    "sampler=neighbor or sampler=saint for batches in place of the whole graph, or a smaller "
+    "sampler.batch_size, sampler.roots or architecture.hidden"
+)
+EVALUATION = "inference=layerwise, with a smaller inference.chunk if it is that already"
+REMEDIES = {
+    "load": "dataset.sparse=true, or fewer kinds in dataset.features",
+    "prepare": "another sampler, or a smaller budget for this one",
+    "validate": EVALUATION,
+    "evaluate": EVALUATION,
+}
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -60,9 +75,35 @@ class Meter:
         """Add the seconds of a block to ``name``."""
         start = self.now()
         try:
-            yield
+            with self.remedies(name):
+                yield
         finally:
-            self.seconds[name] += self.now() - start
+            self.add(name, self.now() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add seconds that were measured elsewhere."""
+        self.seconds[name] += seconds
+
+    @contextmanager
+    def remedies(self, phase: str) -> Iterator[None]:
+        """Turn running out of memory into a message that names the phase and what to change.
+
+        Raises: TrainingError in place of torch's, numpy's or the interpreter's own errors.
+        """
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(
+                text in str(error) for text in ALLOCATION
+            ):
+                raise
+            asked = re.search(r"allocate ([\d.,]+ ?(?:[KMGT]i?B|bytes)?)", str(error))
+            size = f" (asked for {asked[1].strip()})" if asked else ""
+            where = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
+            raise TrainingError(
+                f"out of {where} in the phase '{phase}'{size}; to need less, type "
+                f"{REMEDIES.get(phase, TRAINING)}"
+            ) from error
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -1,5 +1,7 @@
 """Exact inference over a whole graph, at once or one layer at a time."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, cast
 
@@ -21,6 +23,8 @@ class Inference(Component):
 
     def __init__(self) -> None:
         self._whole: tuple[GraphData, tuple, Batch] | None = None
+        self.scope: Callable[[], AbstractContextManager] = nullcontext
+        """The precision to compute in; the run's hardware sets it."""
 
     def whole(self, model: nn.Module, data: GraphData, device: torch.device) -> Batch:
         """The whole graph as a batch, kept until another graph, need or device is asked for."""
@@ -37,7 +41,10 @@ class Inference(Component):
         training = model.training
         model.eval()
         try:
-            with torch.no_grad():  # inference_mode would spoil what the graph caches for training
+            with (
+                torch.no_grad(),
+                self.scope(),
+            ):  # inference_mode would spoil what the graph caches for training
                 return self.logits(model, data, rows.to(device), device)
         finally:
             model.train(training)

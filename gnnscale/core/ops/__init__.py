@@ -110,12 +110,19 @@ class _Softmax(torch.autograd.Function):
         return None, backend("softmax", g.device).softmax_back(ctx.adj, s, g)
 
 
+def full(x: Tensor) -> Tensor:
+    """At least float32: sums over thousands of neighbours are not taken in half precision."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 def total(adj: Adjacency, x: Tensor, weight: Tensor | None = None) -> Tensor:
     """sum over in-edges e = (j -> i) of weight_e x_j.
 
     Shapes: x [n_src, D], weight None or [E] -> [n_dst, D]; x [n_src, H, D], weight [E, H] ->
     [n_dst, H, D]. Destinations without in-edges get 0.
     """
+    x = full(x)
+    weight = weight if weight is None else full(weight)
     if weight is None:
         flat = x.flatten(1)  # [n_src, H * D]
         return _Total.apply(adj, flat).reshape(adj.n_dst, *x.shape[1:])
@@ -129,9 +136,9 @@ def extreme(adj: Adjacency, x: Tensor, sign: int) -> Tensor:
 
     Shapes: x [n_src, D] -> [n_dst, D]. The gradient goes to one edge per value.
     """
-    return _Extreme.apply(adj, x, sign)
+    return _Extreme.apply(adj, full(x), sign)
 
 
 def softmax(adj: Adjacency, e: Tensor) -> Tensor:
     """Softmax over the in-edges of each destination. Shapes: [E, H] -> [E, H]."""
-    return _Softmax.apply(adj, e)
+    return _Softmax.apply(adj, full(e))

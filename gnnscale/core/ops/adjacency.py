@@ -119,6 +119,11 @@ class Adjacency:
             )
         return self._moved[device]
 
+    def pin_memory(self) -> "Adjacency":
+        """The same edges in page-locked memory."""
+        edges = None if self.edges is None else self.edges.pin_memory()
+        return Adjacency(self.indptr.pin_memory(), self.indices.pin_memory(), self.n_src, edges)
+
     @staticmethod
     def from_edges(src: Tensor, dst: Tensor, nodes: int) -> "Adjacency":
         """A square adjacency from an edge list; duplicates and self-loops are kept as given."""

@@ -65,12 +65,14 @@ class _Dropout(torch.autograd.Function):
 def dropout(x: Tensor, p: float) -> Tensor:
     """Zero each entry with probability ``p`` and divide the rest by 1 - p; any shape.
 
-    A fresh mask per call, drawn from torch's generator. CUDA and half types use torch's own.
+    A fresh mask per call, drawn from torch's generator. CUDA uses torch's own; half precision comes
+    out as float32.
     """
     if p == 0:
         return x
     if not isinstance(x, Tensor):  # sparse rows drop their own entries
         return x.dropout(p)
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+    if x.device.type != "cpu":
         return F.dropout(x, p)
-    return _Dropout.apply(x, p)
+    exact = x.dtype in (torch.float32, torch.float64)
+    return _Dropout.apply(x if exact else x.float(), p)
