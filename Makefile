@@ -16,7 +16,7 @@ $(STAMP): constraints.txt setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 10) <= sys.version_info[:2] <= (3, 12), "gnnscale needs Python 3.10 to 3.12; type make PYTHON=python3.11 ..."'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ogb,wandb,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ogb,wandb,tensorboard,parquet,test]'
 	touch $(STAMP)
 
 train: install ## train SAINT + EGC on the embedded digits graph, offline

@@ -20,6 +20,7 @@ from gnnscale.core.errors import CompositionError, UsageError, closest, unknown
 from gnnscale.core.random import Key
 from gnnscale.core.traits import Component, Trait
 from gnnscale.lattice import Member
+from gnnscale.train.listeners import Listeners
 from gnnscale.train.loop import Run
 from gnnscale.train.meter import Meter
 from gnnscale.train.objective import Objective
@@ -308,7 +309,7 @@ def build(
         make_optimizer=lambda groups: make("optimizer", groups),
         make_scheduler=lambda optimizer: make("scheduler", optimizer),
         make_teacher=make_teacher,
-        listeners=[bound.make() for bound in plan.parts.get("logger", [])],
+        listeners=Listeners([bound.make() for bound in plan.parts.get("logger", [])]),
         notes=list(plan.notes),
     )
 

@@ -156,12 +156,13 @@ def execute(plan: Plan, seed: int, folder: Path) -> Run:
         return teach(plan, seed, where)
 
     run = build(plan, seed, folder, make_teacher)
+    finished = False
     try:
         for stage in stages(plan):
             stage(run)
+        finished = True
     finally:
-        for listener in run.listeners:
-            listener.close()
+        run.listeners.close(finished)
     return run
 
 

@@ -20,7 +20,7 @@ def configuration(changes: dict, **chosen: str) -> tuple[dict, dict]:
     config = dict(CATALOG.keys)
     for group, option in choices.items():
         names = option if isinstance(option, list) else [option]
-        if group == "distillation":
+        if isinstance(CATALOG.defaults[group], list):
             terms = {n: dict(CATALOG.options(group)[n].content) for n in names if n != "none"}
             config[group] = terms
         elif option is not None:

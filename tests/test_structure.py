@@ -68,6 +68,14 @@ def test_every_option_file_is_seen():
     assert len(files) == len(options()) > 30
 
 
+def test_options_of_a_group_that_composes_are_packaged_under_their_names():
+    """Hydra reads ``@package`` in the very first line only."""
+    for group, option in options():
+        several = isinstance(CATALOG.defaults.get(group), list) and option.content
+        first = option.path.read_text().splitlines()[0]
+        assert (first == f"# @package {group}.{option.name}") == bool(several), option.path
+
+
 @pytest.mark.parametrize(("group", "option"), options(), ids=lambda v: getattr(v, "name", v))
 def test_every_option_says_what_it_is_and_writes_out_every_parameter(group, option):
     assert len(option.summary) > 10

@@ -64,6 +64,8 @@ class Evaluate(Stage):
             notes=run.notes,
         )
         record.save(run.folder / "record.json")
+        run.listen()
+        run.listeners.record(record)
 
     def latency(self, run: Run, rows: torch.Tensor) -> dict | None:
         """Percentiles of full inference passes, or None for a model whose speed is not its own."""

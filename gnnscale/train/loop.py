@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from gnnscale.core.traits import Component
 from gnnscale.core.values import Count, NonNegative, Positive
 from gnnscale.graph.whole import training_graph
 from gnnscale.train import checkpoint
+from gnnscale.train.listeners import Listeners
 from gnnscale.train.meter import Meter
 from gnnscale.train.objective import Objective
 from gnnscale.train.predict import Inference
@@ -82,7 +83,7 @@ class Run:
     make_optimizer: Callable[[list[dict]], torch.optim.Optimizer]
     make_scheduler: Callable[[torch.optim.Optimizer], Any]
     make_teacher: Callable[[Path], "Run"] | None = None
-    listeners: Sequence[Any] = ()
+    listeners: Listeners = field(default_factory=lambda: Listeners(()))
     teacher: Teacher | None = None
     notes: list[str] = field(default_factory=list)
     epoch: int = 0
@@ -117,8 +118,11 @@ class Run:
         if checkpoint.exists(self.checkpoint_path):
             self.load(checkpoint.load(self.checkpoint_path))
             log.info("seed %d: goes on after epoch %d", self.seed, self.epoch)
-        for listener in self.listeners:
-            listener.open(self.folder, self.config, self.seed)
+        self.listen()
+
+    def listen(self) -> None:
+        """Tell the loggers that this seed starts or goes on."""
+        self.listeners.open(self.folder, self.config, self.seed, self.epoch)
 
     def parameter_groups(self) -> list[dict]:
         """Parameters of the model and the terms, split where weight decay differs."""
@@ -231,8 +235,7 @@ class Run:
             file.write(json.dumps({**metrics, "train_s": round(train_s, 6)}) + "\n")
         if stop or self.epoch % self.trainer.checkpoint_every == 0:
             self.save()
-        for listener in self.listeners:
-            listener.log(metrics)
+        self.listeners.log(metrics)
         return stop
 
     # -- state ----------------------------------------------------------------------------------

@@ -335,12 +335,12 @@ def test_a_damaged_archive_and_a_missing_member(tmp_path):
     path = tmp_path / "a.zip"
     whole = archive({"a": os.urandom(5000)})
     path.write_bytes(whole)
-    with pytest.raises(DataError, match="lacks .*'b'"):
+    with pytest.raises(DataError, match=r"lacks .*'b'"):
         unpack(path, {"b": tmp_path / "b"})
     flipped = bytearray(whole)
     flipped[2000] ^= 255
     path.write_bytes(flipped)
-    with pytest.raises(DataError, match="damaged .* and removed"):
+    with pytest.raises(DataError, match=r"damaged .* and removed"):
         unpack(path, {"a": tmp_path / "a"})
     assert list(tmp_path.iterdir()) == []
 

@@ -30,9 +30,8 @@ def test_order_is_that_of_the_tasks_whoever_is_faster(workers):
 
 
 def test_the_window_is_bounded():
-    made, taken = [], 0
-    for _ in ahead(lambda k: made.append(k) or k, range(100), 3, quiet):
-        taken += 1
+    made = []
+    for taken, _ in enumerate(ahead(lambda k: made.append(k) or k, range(100), 3, quiet), 1):
         assert len(made) <= taken + AHEAD * 3
     assert len(made) == 100
 
@@ -46,8 +45,7 @@ def test_an_error_comes_out_where_its_batch_would_have(workers):
 
     got = []
     with pytest.raises(KeyError, match="the third") as caught:
-        for value in ahead(make, range(10), workers, quiet):
-            got.append(value)
+        got.extend(ahead(make, range(10), workers, quiet))
     assert got == [0, 1, 2]
     assert any(entry.name == "make" for entry in caught.traceback)
     assert workers_alive() == []
