@@ -11,8 +11,8 @@ from torch import Tensor
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.sparse import SparseRows
 
-METRICS = {"accuracy": "single", "micro_f1": "multi", "roc_auc": "multi"}
-"""Scores, and the kind of task that each is for."""
+METRICS = {"accuracy": ("single",), "micro_f1": ("multi",), "roc_auc": ("multi", "single")}
+"""Scores, and the kinds of task that each is for."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,11 @@ class Task:
 
     ``kind``: ``single`` (one class per row, cross-entropy) or ``multi`` (any number of classes per
     row, binary cross-entropy summed over classes). ``metric``: name of the score, higher is
-    better: ``accuracy``, for single; ``micro_f1`` at logit > 0 or ``roc_auc``, for multi; "" is
-    the first of the kind. ROC-AUC is that of OGB's evaluator: the mean, over the classes that have
-    both positive and negative rows, of the area under the curve, rows with NaN labels left out.
+    better: ``accuracy`` for single, ``micro_f1`` (at logit > 0) for multi, ``roc_auc`` for multi
+    and for single with two classes; "" is the first of the kind. ROC-AUC is that of OGB's
+    evaluator: the mean, over the classes that have both positive and negative rows, of the area
+    under the curve, rows with NaN labels left out; of two classes it ranks rows by the margin of
+    the second.
     """
 
     level: str = "node"
@@ -32,8 +34,9 @@ class Task:
     metric: str = ""
 
     def __post_init__(self):
-        fitting = [name for name, kind in METRICS.items() if kind == self.kind]
-        if not fitting or self.metric not in ("", *fitting):
+        fitting = [name for name, kinds in METRICS.items() if self.kind in kinds]
+        binary = self.metric != "roc_auc" or self.kind == "multi" or self.classes == 2
+        if not fitting or not binary or self.metric not in ("", *fitting):
             raise ValueError(f"kind={self.kind} metric={self.metric}: valid: {METRICS}")
         object.__setattr__(self, "metric", self.metric or fitting[0])
 
@@ -53,6 +56,9 @@ class Task:
             return float("nan")
         if self.metric == "accuracy":
             return (logits.argmax(-1) == y).double().mean().item()
+        if self.metric == "roc_auc" and self.kind == "single":
+            area = _area(logits[:, 1] - logits[:, 0], y.double())
+            return float("nan") if area is None else area
         if self.metric == "roc_auc":
             found = (_area(said, true) for said, true in zip(logits.T, y.T, strict=True))
             areas = [area for area in found if area is not None]

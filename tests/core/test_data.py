@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from sklearn.metrics import f1_score
@@ -43,3 +45,17 @@ def test_masks_and_shape():
     assert data.mask("train").tolist() == [True, False, True, False]
     assert (data.shape.features, data.shape.classes, data.nodes) == (7, 3, 4)
     assert data.with_(name="other").name == "other"
+
+
+def test_roc_auc_of_two_classes_ranks_by_the_margin():
+    from sklearn.metrics import roc_auc_score
+
+    draw = torch.Generator().manual_seed(0)
+    logits, y = torch.randn(200, 2, generator=draw), torch.randint(0, 2, (200,), generator=draw)
+    logits[y == 1, 1] += 0.5
+    task = Task(kind="single", classes=2, metric="roc_auc")
+    wanted = roc_auc_score(y.numpy(), (logits[:, 1] - logits[:, 0]).numpy())
+    assert task.score(logits, y) == pytest.approx(wanted)
+    assert math.isnan(task.score(logits, torch.ones(200, dtype=torch.int64)))
+    with pytest.raises(ValueError, match="roc_auc"):
+        Task(kind="single", classes=3, metric="roc_auc")
