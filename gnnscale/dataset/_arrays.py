@@ -11,13 +11,14 @@ import scipy.sparse as sp
 from gnnscale.core.errors import DataError
 
 
-def arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays of an npz file; nothing pickled is read.
+def arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an npz file, all of them if ``names`` is None; nothing pickled is read.
 
     Raises: DataError if the file is damaged or lacks one of them.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
+            names = file.files if names is None else names
             missing = [n for n in names if n not in file]
             if missing:
                 raise DataError(

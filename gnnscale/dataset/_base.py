@@ -74,7 +74,8 @@ class Stored(Dataset):
     Args:
         root: data folders, separated as in $PATH; searched before $GNNSCALE_DATA and ./data.
         download: fetch missing files whose source is public.
-        split: ``public``, as published (the seed picks one of several); ``per_class``; ``shares``.
+        split: ``public``, as published (the seed picks one of several); ``per_class``; ``shares``;
+            ``none``, to predict only.
         train_per_class, valid_per_class: nodes drawn per class; every other labelled node tests.
         train, valid: shares of the labelled nodes, for ``split=shares``; the rest tests.
         split_seed: of the draw, or which of several public splits; None: the run's seed.
@@ -90,7 +91,7 @@ class Stored(Dataset):
 
     root: str | None = None
     download: bool = True
-    split: Literal["public", "per_class", "shares"] = "public"
+    split: Literal["public", "per_class", "shares", "none"] = "public"
     train_per_class: Count = 20
     valid_per_class: Count = 30
     train: Share = 0.6
@@ -243,6 +244,8 @@ class Stored(Dataset):
             return per_class_split(y, self.train_per_class, self.valid_per_class, key)
         if self.split == "shares":
             return share_split(y, self.train, self.valid, key)
+        if self.split == "none":
+            return {n: torch.empty(0, dtype=torch.int64) for n in ("train", "valid", "test")}
         count = a["public_splits"]
         if not count:
             raise UsageError(
