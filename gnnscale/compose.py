@@ -28,6 +28,7 @@ from gnnscale.train.objective import Objective
 SWAPPABLE = ("sampler", "architecture", "distillation", "quantization", "recipe", "inference",
              "hardware", "dataset")  # fmt: skip
 REMOVABLE = ("distillation", "quantization")
+TEACHER = ("run", "architecture", "overrides")
 
 
 @dataclass
@@ -150,6 +151,11 @@ def check(
         for name in config
         if name not in catalog.groups and name not in catalog.keys and name != "user"
     ]
+    problems += [
+        f"teacher.{name}: {unknown('key', name, TEACHER)}"
+        for name in config.get("teacher") or {}
+        if name not in TEACHER
+    ]
     for name in ("seed", "seeds"):
         least = 0 if name == "seed" else 1
         value = config.get(name)
@@ -233,10 +239,6 @@ def teacher_plan(plan: Plan, catalog: Catalog, trusted: frozenset[str]) -> Plan 
     It shares the student's dataset, seed and hardware, so that both see the same split.
     """
     wanted = plan.config.get("teacher") or {}
-    valid = ("run", "architecture", "overrides")
-    for name in wanted:
-        if name not in valid:
-            raise UsageError(f"teacher.{name}: {unknown('key', name, valid)}")
     source = wanted.get("run")
     if source and Path(source).is_dir():
         return None

@@ -21,6 +21,8 @@ log = logging.getLogger("gnnscale")
 
 CHANGEABLE = ("dataset", "hardware", "inference", "recipe")
 """Groups that may differ from what a run was trained with; the rest is in its weights."""
+PREPARED = {"features", "dimensions", "normalize", "reverse_edges", "self_loops"}
+"""Options of a dataset that a new graph takes over from the graph of the run."""
 FORMATS = (".csv", ".parquet")
 
 
@@ -69,6 +71,10 @@ def take_up(folder: Path, typed: Sequence[str], catalog: Catalog, trusted: froze
     for group in {key.split(".")[0] for key in keys}:
         if group in keys:
             merged[group], chosen[group] = config[group], choices[group]
+            if group == "dataset":  # another graph, prepared as the one that was trained on
+                for name in PREPARED & stored.config[group].keys() & config[group].keys():
+                    if f"dataset.{name}" not in keys:
+                        merged[group] = {**merged[group], name: stored.config[group][name]}
         else:
             merged[group] = json.loads(json.dumps(merged[group]))
             for key in (k for k in keys if k.startswith(f"{group}.")):

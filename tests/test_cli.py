@@ -92,7 +92,10 @@ REFUSED = [
     (("hardware=cuda", "hardware.device=cuda:99"), ["cuda:99", "hardware=cpu"]),
     (("recipe=distill", "distillation=logit", "teacher=nowhere"), ["teacher=nowhere", "preset"]),
     (("recipe=distill", "distillation=logit", "teacher.overrides=[trainer.epocs=3]"), ["epocs"]),
-    (("dataset=cora", "dataset.root=/nowhere"), ["ind.cora.x", "/nowhere"]),
+    (
+        ("dataset=cora", "dataset.root=/nowhere", "dataset.download=false"),
+        ["ind.cora.x", "/nowhere"],
+    ),
     (("hydra.run.dir",), ["hydra.run.dir"]),
     (("resume=/nowhere",), ["/nowhere", "not a run folder"]),
     (("hydra.run.dir=/proc/nowhere/run",), ["/proc/nowhere", "hydra.run.dir="]),

@@ -211,6 +211,11 @@ class Stored(Dataset):
         facts = dict(a["facts"])
         x = self._features(a, nodes)
         if self.normalize == "zscore":
+            if not len(splits["train"]):
+                raise UsageError(
+                    "dataset.normalize=zscore: needs training nodes to take mean and deviation "
+                    "from; a graph to predict on has none: train with dataset.normalize=none or row"
+                )
             x = _features.zscore(x.dense() if isinstance(x, SparseRows) else x, splits["train"])
         facts["sparse_features"] = isinstance(x, SparseRows)
         single = y.dim() == 1

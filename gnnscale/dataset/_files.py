@@ -73,8 +73,15 @@ def locate(root: str | None, folder: str, files: Sequence[Remote], fetch: bool) 
             f"{lost}; none of these folders can be written, so nothing was downloaded from "
             f"{sources}; type dataset.root=DIR with a folder that can"
         )
-    for file in wanted:
-        _fetch(file, target, [f for f in wanted if f.url == file.url])
+    fresh = [p for p in (target, *target.parents) if not p.exists()]
+    try:
+        for file in wanted:
+            _fetch(file, target, [f for f in wanted if f.url == file.url])
+    except DataError:
+        with contextlib.suppress(OSError):  # folders made for nothing; others are not empty
+            for place in fresh:
+                place.rmdir()
+        raise
     return target
 
 

@@ -1,0 +1,96 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from compositions import CATALOG, toy, train
+
+from gnnscale import finished
+from gnnscale.core.errors import UsageError
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run on a user's graph of 24 nodes with features that are normalised by row."""
+    draw = np.random.default_rng(0)
+    y = np.arange(24) % 2
+    for name, first in (("old", 0), ("new", 100)):
+        place = tmp_path / name
+        place.mkdir()
+        nodes = pd.DataFrame({"id": [f"n{first + k}" for k in range(24)]})
+        nodes["label"] = np.where(y, "yes", "no") if name == "old" else ""
+        nodes["a"], nodes["b"] = y + draw.random(24), 1 - y + draw.random(24)
+        nodes.to_csv(place / "nodes.csv", index=False)
+        ends = draw.integers(0, 24, (2, 60)) + first
+        edges = pd.DataFrame({"src": [f"n{k}" for k in ends[0]], "dst": [f"n{k}" for k in ends[1]]})
+        edges.to_csv(place / "edges.csv", index=False)
+    own = dict(CATALOG.options("dataset")["custom"].content)
+    own |= {"path": str(tmp_path / "old"), "split": "shares", "normalize": "row"}
+    train(toy({"dataset": own, "trainer": {"epochs": 3}}, dataset="custom"), tmp_path / "run")
+    return tmp_path
+
+
+def predict(run, *typed, seed=None, name="p.csv"):
+    made = finished.predict(run / "run", typed, seed, run / name, CATALOG, frozenset())
+    return pd.read_parquet(made) if name.endswith("parquet") else pd.read_csv(made)
+
+
+def test_predictions_are_those_that_were_scored(run):
+    table = predict(run)
+    assert table.columns.tolist() == ["id", "split", "prediction", "p_no", "p_yes"]
+    assert table["id"].tolist() == [f"n{k}" for k in range(24)]
+    assert (table.p_no + table.p_yes).to_numpy() == pytest.approx(1, abs=1e-5)
+    truth = np.where(np.arange(24) % 2, "yes", "no")
+    record = json.loads((run / "run/seed-0/record.json").read_text())
+    for split in ("train", "valid", "test"):
+        rows = (table["split"] == split).to_numpy()
+        found = (table["prediction"].to_numpy() == truth)[rows].mean()
+        assert found == pytest.approx(record["metric"][split])
+    pd.testing.assert_frame_equal(
+        predict(run, name="p.parquet").drop(columns="split"), table.drop(columns="split"),
+        check_dtype=False, atol=1e-5,
+    )  # fmt: skip
+
+
+def test_a_new_graph_is_prepared_as_the_old_one(run):
+    new = ("dataset=custom", f"dataset.path={run}/new", "dataset.split=none")
+    table = predict(run, *new)
+    assert table["id"].tolist() == [f"n{100 + k}" for k in range(24)]
+    same = predict(run, *new, "dataset.normalize=row")
+    pd.testing.assert_frame_equal(table, same)
+    assert not np.allclose(predict(run, *new, "dataset.normalize=none").p_no, table.p_no)
+
+
+def test_another_schema_is_refused(run):
+    path = run / "new" / "nodes.csv"
+    new = ("dataset=custom", f"dataset.path={run}/new", "dataset.split=none")
+    table = pd.read_csv(path)
+    table.rename(columns={"b": "c"}).to_csv(path, index=False)
+    with pytest.raises(UsageError, match=r"other feature columns .* 'c' where 'b' was"):
+        predict(run, *new)
+    table.drop(columns="b").to_csv(path, index=False)
+    with pytest.raises(UsageError, match="1 features per node, the run was trained on 2"):
+        predict(run, *new)
+
+
+@pytest.mark.parametrize(
+    ("typed", "more", "said"),
+    [
+        (("architecture=gat",), {}, r"can't be changed; valid: dataset, hardware"),
+        ((), {"seed": 7}, "seed=7: not finished .* valid: seed=0"),
+        ((), {"name": "p.txt"}, r"unknown format; valid: a name ending in \.csv or \.parquet"),
+        (("dataset.normalize=zscore", "dataset.split=none"), {}, "needs training nodes"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(run, typed, more, said):
+    with pytest.raises(UsageError, match=said):
+        predict(run, *typed, **more)
+
+
+def test_scores_of_a_finished_run_are_found_again(run):
+    plan, seeds = finished.rescoring(run / "run", ["recipe=evaluate"], CATALOG, frozenset())
+    assert seeds == [0]
+    (again,) = train(plan, run / "again")
+    first = json.loads((run / "run/seed-0/record.json").read_text())
+    assert again.metric == first["metric"]
+    assert again.time_s["epochs"] == 0
