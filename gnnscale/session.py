@@ -20,7 +20,7 @@ from gnnscale.catalog import Catalog
 from gnnscale.compose import Plan, build, check, stages
 from gnnscale.core.environment import revision, versions
 from gnnscale.core.errors import UsageError
-from gnnscale.core.record import Record, write_json
+from gnnscale.core.record import Record, sweep, write_json
 from gnnscale.train.loop import Run
 
 log = logging.getLogger("gnnscale")
@@ -37,6 +37,7 @@ def train(plan: Plan, folder: Path, seeds: Sequence[int], command: dict[str, Any
     checkpoint, status and record. Raises UsageError if the folder belongs to another composition.
     """
     with locked(folder):
+        sweep(folder)
         claim(plan, folder, command)
         with log_file(folder / "log.txt"):
             return [train_seed(plan, seed, folder / f"seed-{seed}") for seed in seeds]

@@ -92,6 +92,17 @@ def test_kill_9_at_20_random_moments_and_resume_to_the_same_end(tmp_path):
         assert not list((tmp_path / f"killed-{k}").rglob("*.part")), "no temporary file is left"
 
 
+def test_what_a_kill_left_half_written_is_swept_when_the_run_goes_on(tmp_path):
+    plan = toy({"trainer": {"epochs": 2}})
+    left = [tmp_path / ".config.json.77.part", tmp_path / "seed-0/.checkpoint.pt.77.part"]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    train(plan, tmp_path)
+    assert not list(tmp_path.rglob("*.part"))
+    assert (tmp_path / "seed-0/record.json").exists()
+
+
 def test_a_corrupted_checkpoint_falls_back_and_ends_the_same(tmp_path, caplog):
     plan = toy({"trainer": {"epochs": 6}})
     train(plan, tmp_path / "whole")

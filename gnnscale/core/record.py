@@ -56,9 +56,20 @@ def write_json(path: Path, content: Any) -> None:
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file atomically, through a temporary neighbour and a rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = partial(path)
     try:
         part.write_bytes(content)
         os.replace(part, path)
     finally:
+        part.unlink(missing_ok=True)
+
+
+def partial(path: Path) -> Path:
+    """The hidden neighbour in which this process prepares the file at ``path``."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder that is ours alone."""
+    for part in folder.rglob(".*.part"):
         part.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from gnnscale.core.errors import UsageError
-from gnnscale.core.record import write_bytes
+from gnnscale.core.record import partial, write_bytes
 
 log = logging.getLogger("gnnscale")
 
@@ -49,7 +49,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 def _keep(path: Path, second: Path) -> None:
     """Give the file at ``path`` the name ``second`` as well, in one step."""
-    link = second.with_name(f".{second.name}.{os.getpid()}.part")
+    link = partial(second)
     link.unlink(missing_ok=True)
     try:
         os.link(path, link)
