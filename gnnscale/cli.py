@@ -24,6 +24,7 @@ gnnscale {version}: train, compress, measure and compare efficient graph neural 
   gnnscale list   [group]                              groups, options, presets, papers
   gnnscale predict run=FOLDER [seed=K] [out=FILE.csv]  class probabilities of every node
   gnnscale report [folder ...] [--format markdown]     mean ± std tables from run folders
+      [--rows KEY --columns KEY]                       test scores by two keys, e.g. dataset
   gnnscale doctor                                      what works on this machine
   gnnscale completion bash|zsh|fish                    tab completion for your shell
 
@@ -154,15 +155,28 @@ def _short(value: Any) -> str:
 
 
 def report(words: list[str]) -> int:
-    """``gnnscale report [folder ...] [--format F] [--out FILE]``."""
-    from gnnscale.report.table import FORMATS, collect, render
+    """``gnnscale report [folder ...] [--rows KEY --columns KEY] [--format F] [--out FILE]``."""
+    from gnnscale.report.render import FORMATS, render
+    from gnnscale.report.table import HEADERS, collect
 
     parser = argparse.ArgumentParser("gnnscale report", description="mean ± sample std tables")
     parser.add_argument("folders", nargs="*", type=Path, help="run folders, or folders of them")
+    parser.add_argument("--rows", metavar="KEY", help="test scores, one line per value of this key")
+    parser.add_argument("--columns", metavar="KEY", help="and one column per value of this one")
     parser.add_argument("--format", choices=FORMATS, default="table")
     parser.add_argument("--out", type=Path, help="write to this file")
     given = parser.parse_args(words)
-    text = render(collect(given.folders or [Path("runs")]), given.format)
+    if (given.rows is None) != (given.columns is None):
+        raise UsageError("report: --rows and --columns go together, "
+                         "e.g. --rows dataset --columns architecture")  # fmt: skip
+    rows = collect(given.folders or [Path("runs")])
+    if given.rows:
+        from gnnscale.report.pivot import pivot
+
+        headers, cells, bold = pivot(rows, given.rows, given.columns)
+        text = render(headers, cells, given.format, bold)
+    else:
+        text = render(HEADERS, [row.cells() for row in rows], given.format)
     if given.out:
         from gnnscale.core.record import write_bytes
 

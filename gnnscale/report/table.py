@@ -1,7 +1,5 @@
 """Mean ± sample standard deviation tables from run folders; reads records and nothing else."""
 
-import csv
-import io
 import json
 import statistics
 from collections.abc import Iterable, Sequence
@@ -13,9 +11,8 @@ from gnnscale.core.errors import UsageError
 from gnnscale.core.record import Record
 
 GROUPED_BY = ("dataset", "sampler", "architecture", "distillation", "quantization", "recipe")
-HEADERS = ("composition", "metric ↑", "test %", "valid %", "n", "seeds", "failed", "epoch s ↓",
+HEADERS = ("composition", "metric ↑", "test %", "valid %", "n", "seeds", "unfinished", "epoch s ↓",
            "latency p50 ms ↓", "peak MiB ↓", "parameters ↓", "bytes ↓")  # fmt: skip
-FORMATS = ("table", "markdown", "csv", "latex")
 
 
 @dataclass
@@ -23,13 +20,15 @@ class Row:
     """All seeds of one composition."""
 
     label: str
+    about: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
 
     def cells(self) -> list[str]:
         """The row's text; ``-`` where nothing was measured."""
         if not self.records:
-            return [self.label, *["-"] * 3, "0", "-", _seeds(self.failed), *["-"] * 5]
+            return [self.label, *["-"] * 3, "0", "-", seed_text(self.failed), *["-"] * 5]
         r = self.records
         return [
             self.label,
@@ -37,8 +36,8 @@ class Row:
             spread([100 * x.metric["test"] for x in r]),
             spread([100 * x.metric["valid"] for x in r]),
             str(len(r)),
-            _seeds([x.seed for x in r]),
-            _seeds(self.failed),
+            seed_text([x.seed for x in r]),
+            seed_text(self.failed),
             _mean([x.time_s["epoch_median"] for x in r], "{:.4f}"),
             _mean([x.latency_ms["p50"] if x.latency_ms else None for x in r], "{:.2f}"),
             _mean([x.memory_mib["rss_peak"] for x in r], "{:.0f}"),
@@ -59,7 +58,8 @@ def _mean(values: Iterable[float | None], form: str) -> str:
     return form.format(statistics.mean(known)) if known else "-"
 
 
-def _seeds(seeds: Sequence[int]) -> str:
+def seed_text(seeds: Sequence[int]) -> str:
+    """Seeds as a range where they are one."""
     seeds = sorted(seeds)
     if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
         return f"{seeds[0]}-{seeds[-1]}"
@@ -85,7 +85,7 @@ def collect(folders: Iterable[Path]) -> list[Row]:
         if about is None:
             continue
         key = json.dumps([about, config], sort_keys=True, default=str)
-        _, _, row = found.setdefault(key, (about, config, Row("")))
+        _, _, row = found.setdefault(key, (about, config, Row("", about, config)))
         if (folder / "record.json").exists():
             row.records.append(Record.load(folder / "record.json"))
         else:
@@ -118,51 +118,14 @@ def _label(about: dict[str, Any], config: dict[str, Any], alike: list[dict[str, 
     """The options that are not off, and the keys that tell rows of the same options apart."""
     off = (None, "none", "supervised")
     parts = [str(value) for value in about.values() if value not in off]
-    flat, others = _flat(config), [_flat(c) for c in alike]
+    own, others = flat(config), [flat(c) for c in alike]
     keys = sorted({k for o in others for k in o if any(o.get(k) != x.get(k) for x in others)})
-    return " ".join([" ".join(parts), *(f"{k}={flat.get(k)}" for k in keys)])
+    return " ".join([" ".join(parts), *(f"{k}={own.get(k)}" for k in keys)])
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested configuration as dotted keys."""
     if not isinstance(node, dict):
         return {prefix: json.dumps(node) if isinstance(node, list) else node}
     return {k: v for name, part in node.items()
-            for k, v in _flat(part, f"{prefix}.{name}" if prefix else name).items()}  # fmt: skip
-
-
-def render(rows: Sequence[Row], form: str) -> str:
-    """The rows as markdown, csv, latex or a terminal table."""
-    cells = [row.cells() for row in rows]
-    if form == "markdown":
-        lines = [HEADERS, ["---"] * len(HEADERS), *cells]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    if form == "csv":
-        buffer = io.StringIO()
-        csv.writer(buffer).writerows([HEADERS, *cells])
-        return buffer.getvalue().rstrip()
-    if form == "latex":
-        body = [" & ".join(map(_escape, line)) + r" \\" for line in [list(HEADERS), *cells]]
-        head = r"\begin{tabular}{l" + "r" * (len(HEADERS) - 1) + "}"
-        return "\n".join([head, r"\hline", body[0], r"\hline", *body[1:], r"\hline",
-                          r"\end{tabular}"])  # fmt: skip
-    return _terminal(cells)
-
-
-def _escape(text: str) -> str:
-    swaps = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#",
-             "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}  # fmt: skip
-    return "".join(swaps.get(c, c) for c in text)
-
-
-def _terminal(cells: Sequence[Sequence[str]]) -> str:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for i, header in enumerate(HEADERS):
-        table.add_column(header, justify="left" if i == 0 else "right", overflow="fold")
-    for line in cells:
-        table.add_row(*line)
-    console = Console(file=io.StringIO(), width=max(Console().width, 160))
-    console.print(table)
-    return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
+            for k, v in flat(part, f"{prefix}.{name}" if prefix else name).items()}  # fmt: skip

@@ -7,7 +7,8 @@ import pytest
 
 from gnnscale.core.errors import UsageError
 from gnnscale.core.record import Record
-from gnnscale.report.table import HEADERS, collect, render
+from gnnscale.report.render import render
+from gnnscale.report.table import HEADERS, collect
 
 
 def seed(run, k, test, config, choices, failed=False, latency=2.0):
@@ -42,7 +43,7 @@ def test_mean_sample_std_n_seeds_and_failures(tmp_path):
     spread = f"{statistics.mean(percent):.2f} ± {statistics.stdev(percent):.2f}"
     assert cells["composition"] == "digits full gcn"
     assert cells["test %"] == spread == "80.00 ± 10.00"
-    assert (cells["n"], cells["seeds"], cells["failed"]) == ("3", "0-2", "3")
+    assert (cells["n"], cells["seeds"], cells["unfinished"]) == ("3", "0-2", "3")
     assert cells["parameters ↓"] == "1,234"
 
 
@@ -73,20 +74,21 @@ def test_what_was_not_measured_is_a_dash_never_zero(tmp_path):
     measured, failed = (row.cells() for row in collect([tmp_path]))
     assert measured[HEADERS.index("latency p50 ms ↓")] == "-"
     assert failed[HEADERS.index("test %")] == "-"
-    assert failed[HEADERS.index("failed")] == "0"
+    assert failed[HEADERS.index("unfinished")] == "0"
 
 
 def test_formats_hold_the_same_cells(tmp_path):
     seed(tmp_path / "a_b", 0, 0.5, {"distillation": {}}, {**CHOICES, "dataset": "a_b"})
     rows = collect([tmp_path])
-    markdown = render(rows, "markdown").splitlines()
+    cells = [row.cells() for row in rows]
+    markdown = render(HEADERS, cells, "markdown").splitlines()
     assert markdown[0].count("|") == markdown[2].count("|") == len(HEADERS) + 1
-    table = list(csv.reader(io.StringIO(render(rows, "csv"))))
+    table = list(csv.reader(io.StringIO(render(HEADERS, cells, "csv"))))
     assert table[1] == rows[0].cells()
-    latex = render(rows, "latex")
+    latex = render(HEADERS, cells, "latex")
     assert r"a\_b" in latex
     assert latex.count("&") == 2 * (len(HEADERS) - 1)
-    assert "a_b full gcn" in render(rows, "table")
+    assert "a_b full gcn" in render(HEADERS, cells, "table")
 
 
 def test_refusals(tmp_path):
