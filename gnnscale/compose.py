@@ -197,6 +197,12 @@ def check(
             plan.teacher = teacher_plan(plan, catalog, trusted)
         except UsageError as error:
             problems.append(f"teacher: {error}")
+    source = (config.get("teacher") or {}).get("run")
+    if depth == 0 and source is not None and Trait.TEACHER not in lattice.given(members):
+        problems.append(
+            f"teacher={source}: recipe={choices.get('recipe')} has no teacher; type recipe=distill "
+            "with a distillation, or leave teacher out"
+        )
     if problems:
         raise CompositionError("\n".join(problems))
     return plan

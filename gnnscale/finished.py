@@ -214,7 +214,10 @@ def rescoring(
     config, _ = compose.compose(["recipe=evaluate"], catalog)
     merged = {**plan.config, "run": str(folder.resolve())}
     merged["recipe"] = _pointed(config["recipe"], folder)
-    chosen = {**plan.choices, "recipe": "evaluate"}
+    # what only training reads: the teacher and the terms that compare with it
+    merged["teacher"] = {**(merged.get("teacher") or {}), "run": None}
+    merged["distillation"] = {}
+    chosen = {**plan.choices, "recipe": "evaluate", "distillation": ["none"]}
     seeds = [own] if own is not None else finished_seeds(folder)
     return compose.check(merged, chosen, catalog, trusted), seeds
 

@@ -129,7 +129,8 @@ class Jobs:
         folder = Path(hydra.runtime.output_dir)
         self.folder = _short_path(folder)
         fresh = not (folder / "config.json").exists()
-        typed = list(hydra.overrides.task)
+        # as typed: an interpolation in there is resolved, or refused, with the composition below
+        typed = list(OmegaConf.to_container(hydra.overrides.task, resolve=False))
         try:
             sys.argv = argv
             whole = config.copy()

@@ -173,6 +173,8 @@ def _one(text: str, catalog: Catalog) -> tuple[str, str | None]:
     prefix, head, tail, equals, value = match.groups()
     head = head.strip()
     if head == "hydra":
+        if equals and not value.strip() and tail.endswith(".dir"):
+            raise UsageError(f"{text}: no folder given; type {head + tail}=DIR")
         return head + tail, text
     if head not in catalog.groups and head not in catalog.keys:
         head = ALIASES.get(head, head)
@@ -223,6 +225,9 @@ def _select(key: str, value: str, catalog: Catalog) -> tuple[str, str | None]:
     """``group=option`` or ``group@package=option``."""
     listed = "" if key in catalog.defaults else "+"
     if value.lstrip().startswith("{"):
+        if not value.strip().strip("{} "):
+            raise UsageError(f"{key}={value}: sets nothing; valid: "
+                             f"{', '.join(catalog.options(key.split('@')[0]))}")  # fmt: skip
         return key, f"++{key}={value}"
     pieces = _pieces(value)
     picked = [_pick(key, piece, catalog) for piece in pieces]

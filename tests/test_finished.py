@@ -94,3 +94,16 @@ def test_scores_of_a_finished_run_are_found_again(run):
     first = json.loads((run / "run/seed-0/record.json").read_text())
     assert again.metric == first["metric"]
     assert again.time_s["epochs"] == 0
+
+
+def test_a_distilled_student_is_scored_again_without_its_teacher(tmp_path):
+    teacher = {"architecture": "gcn", "overrides": ["trainer.epochs=2"], "run": None}
+    for name in ("own", "given"):
+        plan = toy({"teacher": teacher}, architecture="mlp", distillation=["logit"],
+                   recipe="distill")  # fmt: skip
+        (first,) = train(plan, tmp_path / name)
+        again, _ = finished.rescoring(tmp_path / name, ["recipe=evaluate"], CATALOG, frozenset())
+        (record,) = train(again, tmp_path / f"{name}-again")
+        assert record.metric == first.metric
+        train(toy({}, architecture="gcn"), tmp_path / "gcn")
+        teacher = {**teacher, "run": str(tmp_path / "gcn")}

@@ -42,7 +42,7 @@ TRAIN = [
     "dataset=cora dataset.normalize=max", "dataset=cora dataset.self_loops=yes", "dataset=cora dataset.dimensions=0", "dataset=cora dataset.sparse=2", "dataset=cora dataset.train=1.5",
     "dataset=cora dataset.name=pubmed2", "dataset=cora dataset.download=false dataset.root=none", "dataset=custom", "dataset=custom dataset.path=/none",
     "dataset=custom dataset.path=/etc/hostname", "dataset=custom dataset.classes=3", "dataset=twitch dataset.language=EN", "dataset=deezer dataset.country=de",
-    "experiment=gcn_coar", "experiment=[gcn_cora,nope]", "experiment=gcn_cora trainer.epocs=3", "hydra.sweep=x", "hydra.verbose=[",
+    "experiment=gcn_coar", "experiment=[gcn_cora,nope]", "experiment=gcn_cora trainer.epocs=3", "hydra.sweep=x", "hydra.run.dir=", "hydra.sweep.dir= -m", "architecture={}", "sampler={ }", "teacher=none", "dataset.root=${oc.env:GNNSCALE_NOT_SET} dataset=cora", "hydra.verbose=[",
     "--epochs 3", "--hidden=64", "--cfg", "--cfg nonsense", "--config-dir", "--config-dir /none", "--multirunn", "-q", "-m", "trust=os _target_=os.system",
     "architecture._target_=os.system", "dataset._target_=builtins.eval", "sampler._target_=gnnscale.cli.main", "architecture._target_=gnnscale.nothing.X", "x.y=3", "user", "~sampler", "~", "+", "++sampler",
     "sampler=saint,full", "trainer.epochs=1,2", "trainer.epochs=range(1,3)", "dataset='cora", 'dataset="cora', "dataset=(cora", "dataset=${nothing}",
