@@ -47,8 +47,8 @@ def pivot(
                 continue
             scores = [100 * r.metric["test"] for r in row.records]
             means[j] = statistics.mean(scores)
-            note = f" (n = {len(scores)})" if len(seeds) > 1 else ""
-            texts.append(spread(scores) + note)
+            note = f" (n = {len(scores)}, seeds {seed_text([r.seed for r in row.records])})"
+            texts.append(spread(scores) + (note if len(seeds) > 1 else ""))
         bold |= {(i, j + 1) for j, mean in means.items() if mean == max(means.values())}
         n = {str(len(row.records)) for row in done}
         failed = [f"{c}: {seed_text(r.failed)}" for c, r in zip(columns, here, strict=True)

@@ -17,7 +17,7 @@ def render(
 ) -> str:
     """The table in one of ``FORMATS``; ``bold`` holds the (row, column) pairs to stand out.
 
-    CSV, which machines read, marks nothing.
+    The terminal table marks them by a star, since it may be written to a file; CSV marks nothing.
     """
 
     def marked(before: str, after: str) -> list[list[str]]:
@@ -41,18 +41,14 @@ def render(
         head = r"\begin{tabular}{l" + "r" * (len(headers) - 1) + "}"
         return "\n".join([head, r"\hline", body[0], r"\hline", *body[1:], r"\hline",
                           r"\end{tabular}"])  # fmt: skip
-    return _terminal(headers, cells, bold)
+    return _terminal(headers, marked("", " *"))
 
 
 def _escape(text: str) -> str:
     return "".join(ESCAPES.get(c, c) for c in text)
 
 
-def _terminal(
-    headers: Sequence[str], cells: Sequence[Sequence[str]], bold: Collection[tuple[int, int]]
-) -> str:
-    import sys
-
+def _terminal(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -60,11 +56,8 @@ def _terminal(
     table = Table()
     for i, header in enumerate(headers):
         table.add_column(header, justify="left" if i == 0 else "right", overflow="fold")
-    for i, line in enumerate(cells):
-        table.add_row(
-            *(Text(t, style="bold" if (i, j) in bold else "") for j, t in enumerate(line))
-        )
-    console = Console(file=io.StringIO(), width=max(Console().width, 160),
-                      force_terminal=sys.stdout.isatty())  # fmt: skip
+    for line in cells:
+        table.add_row(*map(Text, line))
+    console = Console(file=io.StringIO(), width=max(Console().width, 160))
     console.print(table)
     return console.file.getvalue().rstrip()  # type: ignore[attr-defined]

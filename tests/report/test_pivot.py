@@ -28,6 +28,8 @@ def test_lines_and_columns_hold_mean_std_n_seeds_and_the_best_is_bold(tmp_path):
     assert cells[1][1] == "-"
     assert bold == {(0, 2), (1, 2)}
     assert "| **61.00 ± 1.00** |" in render(headers, cells, "markdown", bold)
+    assert "61.00 ± 1.00 *" in render(headers, cells, "table", bold)
+    assert "51.00 ± 1.00 *" not in render(headers, cells, "table", bold)
     assert r"\textbf{61.00 $\pm$ 1.00}" in render(headers, cells, "latex", bold)
 
 
@@ -35,8 +37,8 @@ def test_cells_of_unequal_n_say_so_and_unfinished_seeds_are_listed(tmp_path):
     grid(tmp_path)
     (tmp_path / "1/seed-2/record.json").unlink()
     _, cells, _ = pivot(collect([tmp_path]), "dataset", "architecture")
-    assert cells[0][1].endswith("(n = 3)")
-    assert cells[0][2].endswith("(n = 2)")
+    assert cells[0][1].endswith("(n = 3, seeds 0-2)")
+    assert cells[0][2].endswith("(n = 2, seeds 0,1)")
     assert cells[0][4:] == ["-", "-", "mlp: 2"]
 
 
