@@ -24,6 +24,7 @@ from gnnscale.train.listeners import Listeners
 from gnnscale.train.loop import Run
 from gnnscale.train.meter import Meter
 from gnnscale.train.objective import Objective
+from gnnscale.train.predict import Own
 
 SWAPPABLE = ("sampler", "architecture", "distillation", "quantization", "recipe", "inference",
              "hardware", "dataset")  # fmt: skip
@@ -225,11 +226,13 @@ def try_out(parts: Mapping[str, Sequence[Bound]]) -> list[str]:
     for group, bounds in parts.items():
         if group not in GIVEN_LATER:
             made[group] = [attempt(bound) for bound in bounds]
+    sampler = made["sampler"][0]
     with torch.device("meta"):
-        model = attempt(parts["architecture"][0], Shape(8, 3))
-    if model is not None and made["sampler"][0] is not None:
+        shape = Shape(8, 3, 0 if sampler is None else sampler.operators)
+        model = attempt(parts["architecture"][0], shape)
+    if model is not None and sampler is not None:
         try:
-            made["sampler"][0].check(model.need)
+            sampler.check(model.need)
         except UsageError as error:
             problems.append(str(error))
     parameter = torch.zeros(1, requires_grad=True)
@@ -295,7 +298,7 @@ def build(
     sampler = make("sampler")
     Key(seed, "init").seed_torch()
     model = make("architecture", shape or sampler.shape(data))
-    inference = make("inference")
+    inference = make("inference") if sampler.inference == "exact" else Own(sampler)
     inference.scope = hardware.scope
     quantizer = make("quantization")
     if quantizer is not None:

@@ -90,11 +90,15 @@ def _area(said: Tensor, true: Tensor) -> float | None:
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes that a model's constructor needs."""
+    """The sizes that a model's constructor needs.
+
+    operators: R where the input is a stack [n, R, F] propagated beforehand; 0 where it is [n, F]
+    and the model has its own hops.
+    """
 
     features: int
     classes: int
-    operators: int = 1
+    operators: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What every sampler is: a source of batches that owns all state that crosses batches."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -22,11 +23,16 @@ class Sampler(Component):
     """
 
     inference: Literal["exact", "own"] = "exact"
-    """``exact``: full-graph or layer-wise inference is right; ``own``: extraction of its own."""
+    """``exact``: any inference of the whole graph is right; ``own``: predictions are made from
+    ``batches``, whatever ``inference`` was chosen."""
+    histories: bool = False
+    """Whether ``refresh`` is to be offered exact levels before training and at every evaluation."""
+    operators: int = 0
+    """R where ``Batch.x`` is a stack [n, R, F] of propagated features, 0 where it is [n, F]."""
 
     def shape(self, data: GraphData) -> Shape:
         """The input sizes that the model's constructor needs."""
-        return data.shape
+        return replace(data.shape, operators=self.operators)
 
     def check(self, need: Need) -> None:
         """Refuse a model's need before any data is loaded. Raises UsageError."""
@@ -54,7 +60,18 @@ class Sampler(Component):
         """Called after the optimizer's step."""
 
     def refresh(self, level: int, ids: Tensor, h: Tensor) -> None:
-        """Exact rows of a level, offered by layer-wise inference."""
+        """Exact rows of what hop ``level`` reads, before ``Hop.lift``, offered by inference.
+
+        Shapes: ids [n] nodes of the training graph, h [n, D] on any device, without gradient.
+        """
+
+    def batches(self, data: GraphData, need: Need, rows: Tensor) -> Iterator[Batch]:
+        """Batches whose logits, one below the other, are the predictions of ``rows`` of ``data``.
+
+        Only for ``inference = "own"``. ``data`` is any graph: the whole one, the training graph, or
+        a new one; nothing of ``prepare`` may be taken for granted but the options.
+        """
+        raise NotImplementedError
 
     def state(self) -> Mapping[str, Any]:
         """What a checkpoint must carry so that training goes on exactly."""

@@ -24,7 +24,7 @@ from gnnscale.train import checkpoint
 from gnnscale.train.listeners import Listeners
 from gnnscale.train.meter import Meter
 from gnnscale.train.objective import Objective
-from gnnscale.train.predict import Inference
+from gnnscale.train.predict import Full, Inference
 from gnnscale.train.prefetch import ahead
 from gnnscale.train.progress import Patience, Progress
 
@@ -118,6 +118,8 @@ class Run:
         if checkpoint.exists(self.checkpoint_path):
             self.load(checkpoint.load(self.checkpoint_path))
             log.info("seed %d: goes on after epoch %d", self.seed, self.epoch)
+        elif self.sampler.histories:
+            self.refresh()
         self.listen()
 
     def listen(self) -> None:
@@ -201,11 +203,25 @@ class Run:
         """Score of the validation split by exact inference."""
         rows = self.data.splits["valid"]
         start = self.meter.now()
+        histories = self.sampler.histories
+        # the pass over the training graph that refreshes histories is also the one that validates
+        shared = histories and self.train_data is self.data and self.inference.observable
         with self.meter.step("validate"):
-            logits = self.inference(self.model, self.data, rows, self.device)
+            observe = self.sampler.refresh if shared else None
+            logits = self.inference.observed(self.model, self.data, rows, self.device, observe)
             score = self.data.task.score(logits, self.data.y[rows].to(self.device))
+        if histories and not shared:
+            self.refresh()
         self.meter.evaluations.append(self.meter.now() - start)
         return score
+
+    def refresh(self) -> None:
+        """Show the sampler the exact levels of the training graph under the present weights."""
+        exact = self.inference if self.inference.observable else Full()
+        exact.scope = self.inference.scope
+        nobody = torch.empty(0, dtype=torch.int64)
+        with self.meter.step("refresh"):
+            exact.observed(self.model, self.train_data, nobody, self.device, self.sampler.refresh)
 
     def close_epoch(self, train_s: float) -> bool:
         """Log, schedule, select, checkpoint; True if training is over."""

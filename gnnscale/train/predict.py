@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from typing import Any, cast
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,22 @@ from gnnscale.core.values import Count
 from gnnscale.graph.block import block
 from gnnscale.graph.whole import whole_batch
 
+Observer = Callable[[int, Tensor, Tensor], None]
+"""Called with (level, node ids [n], rows [n, D] that hop ``level`` reads)."""
+
 
 class Inference(Component):
     """Logits of chosen nodes, every neighbour used, no dropout, no sampling."""
+
+    observable: ClassVar[bool] = False
+    """Whether it passes every node through every level, so that an observer can see them."""
 
     def __init__(self) -> None:
         self._whole: tuple[GraphData, tuple, Batch] | None = None
         self.scope: Callable[[], AbstractContextManager] = nullcontext
         """The precision to compute in; the run's hardware sets it."""
+        self.observe: Observer | None = None
+        """Who is shown the levels of the present call; set by ``observed``."""
 
     def whole(self, model: nn.Module, data: GraphData, device: torch.device) -> Batch:
         """The whole graph as a batch, kept until another graph, need or device is asked for."""
@@ -49,6 +57,22 @@ class Inference(Component):
         finally:
             model.train(training)
 
+    def observed(
+        self,
+        model: nn.Module,
+        data: GraphData,
+        rows: Tensor,
+        device: torch.device,
+        observe: Observer | None,
+    ) -> Tensor:
+        """The same call, with every level of every node shown to ``observe``."""
+        assert self.observable or observe is None
+        self.observe = observe
+        try:
+            return self(model, data, rows, device)
+        finally:
+            self.observe = None
+
     def logits(
         self, model: nn.Module, data: GraphData, rows: Tensor, device: torch.device
     ) -> Tensor:
@@ -56,8 +80,23 @@ class Inference(Component):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class Watched(Hop):
+    """A hop that shows what it is about to read."""
+
+    watch: Callable[[Tensor], None] | None = None
+
+    def lift(self, h: Tensor) -> Tensor:
+        """``h`` itself."""
+        if self.watch is not None:
+            self.watch(h)
+        return h
+
+
 class Full(Inference):
     """One forward pass over the whole graph: fastest, all activations of a layer in memory."""
+
+    observable = True
 
     def logits(
         self, model: nn.Module, data: GraphData, rows: Tensor, device: torch.device
@@ -65,7 +104,17 @@ class Full(Inference):
         """One pass, logits of ``rows`` only."""
         whole = self.whole(model, data, device)
         seeds = replace(whole, rows=rows, ids=rows, y=whole.y[rows], labeled=whole.labeled[rows])
+        if self.observe is not None:
+            seeds = replace(
+                seeds, hops=tuple(map(self._watched, range(len(seeds.hops)), seeds.hops))
+            )
         return model(seeds).logits
+
+    def _watched(self, level: int, hop: Hop) -> Hop:
+        observe, parts = self.observe, {f.name: getattr(hop, f.name) for f in fields(Hop)}
+        assert observe is not None
+        everyone = torch.arange(hop.graph.n_src)
+        return Watched(**parts, watch=lambda h: observe(level, everyone, h))
 
 
 class Layerwise(Inference):
@@ -76,6 +125,7 @@ class Layerwise(Inference):
     """
 
     needs = (traits(Trait.LAYERS),)
+    observable = True
 
     def __init__(self, chunk: Count = 65536):
         super().__init__()
@@ -89,7 +139,10 @@ class Layerwise(Inference):
         encode, head = cast(Any, model).encode, cast(Any, model).head
         h = cat([encode(x.to(device))[-1].cpu() for x in whole.x.split(self.chunk)])
         memo = Memo(whole)
-        for layer, hop in zip(model.layers, whole.hops, strict=True):  # type: ignore[arg-type]
+        steps = zip(model.layers, whole.hops, strict=True)  # type: ignore[arg-type]
+        for level, (layer, hop) in enumerate(steps):
+            if self.observe is not None:
+                self.observe(level, torch.arange(len(h)), h)
             pieces = [
                 layer(piece.to(device), h[src].to(device), memo).cpu()
                 for piece, src in self.pieces(hop)
@@ -107,3 +160,26 @@ class Layerwise(Inference):
             whole = {name: getattr(hop, name) for name in at}
             parts = {n: v[at[n]] for n, v in whole.items() if v is not None}
             yield Hop(graph=graph, **parts), src
+
+
+class Own(Inference):
+    """Predictions from the sampler's own extraction: what was trained on is what is predicted by.
+
+    Full-graph inference would be another function (shaDow's isolated subgraphs, PPRGo's PageRank
+    rows) or has no hops to run on (features propagated beforehand).
+
+    Args:
+        sampler: gives ``batches(data, need, rows)``.
+    """
+
+    def __init__(self, sampler: Any):
+        super().__init__()
+        self.sampler = sampler
+
+    def logits(
+        self, model: nn.Module, data: GraphData, rows: Tensor, device: torch.device
+    ) -> Tensor:
+        """Batch by batch."""
+        need: Any = model.need
+        each = self.sampler.batches(data, need, rows.cpu())
+        return torch.cat([model(batch.to(device)).logits for batch in each])

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from compositions import CATALOG, toy, train
@@ -6,6 +8,10 @@ from torch import nn
 from gnnscale import compose
 from gnnscale.core.data import Teacher
 from gnnscale.core.random import Key
+from gnnscale.dataset.synthetic import Synthetic
+from gnnscale.graph.norm import whole_hop
+from gnnscale.graph.whole import whole_batch
+from gnnscale.sampler.full import Full
 from gnnscale.train import checkpoint
 
 LOGIT = CATALOG.options("distillation")["logit"].content
@@ -125,3 +131,71 @@ def test_keys_differ_by_every_field():
             Key(0, "a", 0, 0, 1)]  # fmt: skip
     assert len({k.word for k in keys}) == len(keys)
     assert Key(0, "a").word == Key(0, "a").word
+
+
+# -- what samplers may ask of the loop -------------------------------------------------------------
+
+
+class Remembering(Full):
+    """Full batch that notes the levels it is offered."""
+
+    histories = True
+
+    def __init__(self):
+        self.offered = []
+
+    def refresh(self, level, ids, h):
+        self.offered.append((level, ids, h.clone()))
+
+
+@pytest.mark.parametrize("inductive", [False, True])
+@pytest.mark.parametrize("inference", ["full", "layerwise"])
+def test_histories_are_offered_before_training_and_at_every_evaluation(
+    tmp_path, monkeypatch, inductive, inference
+):
+    load = Synthetic.load
+    monkeypatch.setattr(Synthetic, "load", lambda *a: load(*a).with_(inductive=inductive))
+    run = compose.build(toy(inference=inference), 0, tmp_path)
+    run.sampler = Remembering()
+    run.prepare()
+    run.start()
+    filled = list(run.sampler.offered)
+    assert [level for level, _, _ in filled] == [0, 1]
+    assert all(len(ids) == run.train_data.nodes for _, ids, _ in filled)
+    one_step(run)
+    run.close_epoch(0.0)
+    fresh = run.sampler.offered[2:]
+    assert [level for level, _, _ in fresh] == [0, 1]
+    hop = whole_hop(run.train_data.graph, run.model.need, run.train_data.x.dtype)
+    first = run.model.eval().layers[0](hop, run.train_data.x, None)
+    torch.testing.assert_close(fresh[1][2], first, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(filled[1][2], fresh[1][2]), "the weights have moved"
+
+
+def test_a_resumed_run_keeps_its_histories(tmp_path):
+    checked = toy()
+    run = compose.build(checked, 0, tmp_path)
+    run.sampler = Remembering()
+    run.prepare()
+    run.start()
+    one_step(run)
+    run.close_epoch(0.0)
+    again = compose.build(checked, 0, tmp_path)
+    again.sampler = Remembering()
+    again.prepare()
+    again.start()
+    assert again.sampler.offered == [], "they are in the checkpoint"
+
+
+def test_a_sampler_with_its_own_inference_predicts_by_it(tmp_path, monkeypatch):
+    asked = []
+
+    def batches(self, data, need, rows):
+        asked.append(len(rows))
+        yield replace(whole_batch(data, need), rows=rows, ids=rows)
+
+    monkeypatch.setattr(Full, "inference", "own")
+    monkeypatch.setattr(Full, "batches", batches)
+    train(toy(), tmp_path)
+    assert asked[0] == int(60 * 0.3), "validation"
+    assert set(asked[2:]) == {60}, "evaluation of every node"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from gnnscale.core.hop import AGGREGATORS, Hop, Need
 from gnnscale.core.traits import Trait
 from gnnscale.graph.norm import whole_hop
 from gnnscale.graph.whole import whole_batch
-from gnnscale.train.predict import Full, Layerwise
+from gnnscale.train.predict import Full, Layerwise, Own
 
 CPU = torch.device("cpu")
 EGC_M = ["symadd", "max", "mean"]
@@ -162,3 +164,54 @@ def test_pieces_of_a_hop_with_every_part(sixty, op, loops):
 def test_needs():
     assert Layerwise.needs == ({Trait.LAYERS},)
     assert Full.needs == ()
+
+
+# -- levels shown, and predictions by extraction ---------------------------------------------------
+
+
+class Noting(Hop):
+    """A hop that notes what it reads."""
+
+    def lift(self, h):
+        self.seen.append(h)
+        return h
+
+
+@pytest.mark.parametrize("make", [Full, lambda: Layerwise(7)])
+@pytest.mark.parametrize("name", ["gcn", "gcn_stem", "gat", "egc_m"])
+def test_an_observer_sees_what_every_hop_reads(sixty, make, name):
+    model, rows, shown = trained(name, sixty), torch.arange(60), []
+    inference = make()
+    want = inference(model, sixty, rows, CPU)
+    got = inference.observed(model, sixty, rows, CPU, lambda *level: shown.append(level))
+    assert torch.equal(got, want)
+    assert inference.observe is None
+    whole = whole_batch(sixty, model.need)
+    seen, hops = [], []
+    for hop in whole.hops:
+        hops.append(Noting(**{f: getattr(hop, f) for f in hop.__dataclass_fields__}))
+        object.__setattr__(hops[-1], "seen", seen)
+    with torch.no_grad():
+        model.eval()(replace(whole, hops=tuple(hops)))
+    assert [level for level, _, _ in shown] == list(range(model.need.depth))
+    for (_, ids, h), true in zip(shown, seen, strict=True):
+        torch.testing.assert_close(h, true[ids], rtol=1e-10, atol=1e-10)
+        assert len(h) == 60
+        assert not h.requires_grad
+
+
+class Extraction:
+    """The whole graph as every batch, seven seeds at a time."""
+
+    def batches(self, data, need, rows):
+        whole = whole_batch(data, need)
+        for r in rows.split(7):
+            yield replace(whole, rows=r, ids=r, y=whole.y[r], labeled=whole.labeled[r])
+
+
+def test_own_inference_is_the_batches_of_the_sampler_in_order(sixty):
+    model, rows = trained("gat", sixty), torch.randperm(60)
+    torch.testing.assert_close(Own(Extraction())(model, sixty, rows, CPU),
+                               Full()(model, sixty, rows, CPU))  # fmt: skip
+    assert model.training
+    assert Own(Extraction())(model, sixty, rows[:0], CPU).shape == (0, 4)
