@@ -11,8 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gnnscale.dataset import _cache, _files
-from gnnscale.dataset._cache import cache_folder, cached
+from gnnscale.core import cache
+from gnnscale.core.cache import cache_folder, cached, content, written
+from gnnscale.core.errors import UsageError
+from gnnscale.dataset import _files
 from gnnscale.dataset._files import fingerprint
 
 X = np.arange(12.0, dtype=np.float32).reshape(4, 3)
@@ -150,7 +152,7 @@ def test_what_killed_processes_left_is_swept(folder, monkeypatch):
 CHILD = """
 import os, sys, time
 import numpy as np
-from gnnscale.dataset import _cache
+from gnnscale.core import cache
 if sys.argv[1] == "slow":
     save = np.save
     def slow(path, array, **more):
@@ -160,7 +162,7 @@ if sys.argv[1] == "slow":
     np.save = slow
 while not os.path.exists(sys.argv[2]):
     time.sleep(0.001)
-found = _cache.cached("toy", {}, lambda: {"x": np.arange(100_000), "a": 1})
+found = cache.cached("toy", {}, lambda: {"x": np.arange(100_000), "a": 1})
 assert found["x"].sum() == 4999950000 and found["a"] == 1
 """
 
@@ -194,6 +196,51 @@ def test_a_kill_while_building_leaves_no_entry(folder, tmp_path):
     assert [p.name[:4] for p in folder.iterdir()] == ["toy-"]
 
 
+# -- written on disk ----------------------------------------------------------------------------
+
+
+def test_what_is_written_on_disk_is_mapped_and_made_once(folder):
+    calls = []
+
+    def write(into):
+        calls.append(into)
+        np.save(into / "x.npy", X)
+
+    for _ in range(2):
+        found = written("stack", {"k": 1}, write)
+        assert isinstance(found["x"], np.memmap)
+        assert np.array_equal(found["x"], X)
+    assert len(calls) == 1
+    assert [p.name[:6] for p in folder.iterdir()] == ["stack-"]
+    (entry,) = folder.glob("stack-*/x.npy")
+    entry.write_bytes(entry.read_bytes()[:-1])  # damaged: made again
+    assert np.array_equal(written("stack", {"k": 1}, write)["x"], X)
+    assert len(calls) == 2
+
+
+def test_an_error_while_writing_leaves_nothing(folder):
+    def write(into):
+        np.save(into / "x.npy", X)
+        raise KeyError("half-way")
+
+    with pytest.raises(KeyError):
+        written("stack", {}, write)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch):
+    monkeypatch.setenv("GNNSCALE_CACHE", "/dev/null/none")
+    with pytest.raises(UsageError, match=r"GNNSCALE_CACHE=/dev/null/none: can't be written"):
+        written("stack", {}, lambda into: None)
+
+
+def test_content_follows_types_shapes_and_bytes():
+    seen = {content(X), content(X.reshape(3, 4)), content(X.astype(np.float64)), content(X + 1),
+            content(X, None), content(None, X), content(X[:0])}  # fmt: skip
+    assert len(seen) == 7
+    assert content(X) == content(X.copy(order="F"))
+
+
 # -- fingerprints -------------------------------------------------------------------------------
 
 
@@ -223,4 +270,4 @@ def test_a_file_is_read_once_and_a_damaged_memory_harms_nothing(tmp_path, folder
         assert fingerprint([path]) == first
     monkeypatch.setenv("GNNSCALE_CACHE", "/dev/null/none")
     assert fingerprint([path]) == first
-    assert _cache.cache_folder() == Path("/dev/null/none")
+    assert cache.cache_folder() == Path("/dev/null/none")
