@@ -86,7 +86,7 @@ def written(name: str, key: Mapping[str, Any], write: Callable[[Path], None]) ->
     found = _read(place, stamp, None)
     if found is None:
         try:
-            _publish(place, stamp, lambda folder: write(folder) or {})
+            _publish(place, stamp, write)
         except OSError as error:
             raise UsageError(
                 f"GNNSCALE_CACHE={place.parent}: can't be written ({error.strerror}), and what is "
@@ -106,7 +106,7 @@ def content(*parts: np.ndarray | None) -> str:
             continue
         array = np.ascontiguousarray(array)
         found.update(f"{array.dtype.str}{array.shape}".encode())
-        found.update(memoryview(array.reshape(-1)).cast("B") if array.size else b"")
+        found.update(array.reshape(-1).view(np.uint8).data if array.size else b"")
     return found.hexdigest()
 
 
@@ -157,17 +157,17 @@ def _number(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} can't be kept in the cache")
 
 
-def _publish(place: Path, stamp: str, write: Callable[[Path], dict[str, Any]]) -> None:
+def _publish(place: Path, stamp: str, write: Callable[[Path], Any]) -> None:
     """Let ``write`` fill a folder beside the place and rename it there.
 
-    ``write`` puts ``.npy`` files into the folder and returns plain values. Raises OSError if that
-    can't be done; that another process was first is no error.
+    ``write`` puts ``.npy`` files into the folder and returns plain values, if any. Raises OSError
+    if that can't be done; that another process was first is no error.
     """
     _sweep(place.parent)
     build = place.parent / f".build-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:
         build.mkdir(parents=True)
-        values = write(build)
+        values = write(build) or {}
         sizes = {path.stem: path.stat().st_size for path in build.glob("*.npy")}
         (build / META).write_text(json.dumps({"stamp": stamp, "arrays": sizes, "values": values}))
         try:
