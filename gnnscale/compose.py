@@ -227,6 +227,15 @@ def try_out(parts: Mapping[str, Sequence[Bound]]) -> list[str]:
         if group not in GIVEN_LATER:
             made[group] = [attempt(bound) for bound in bounds]
     sampler = made["sampler"][0]
+    chosen: Any = parts["architecture"][0]
+    reads = chosen.cls.declare(**chosen.arguments)[1]
+    if sampler is not None and sampler.operators and not any(Trait.STACK in n for n in reads):
+        problems.append(
+            f"architecture={chosen.option}: reads features as they are, and "
+            f"sampler={parts['sampler'][0].option} gives propagated ones, [n, R, F]; change to "
+            "sampler=full or another that gives hops, or to an architecture that reads 'stack', "
+            "e.g. architecture=sgc"
+        )
     with torch.device("meta"):
         shape = Shape(8, 3, 0 if sampler is None else sampler.operators)
         model = attempt(parts["architecture"][0], shape)
@@ -297,7 +306,7 @@ def build(
         data = make("dataset").load(seed)
     sampler = make("sampler")
     Key(seed, "init").seed_torch()
-    model = make("architecture", shape or sampler.shape(data))
+    model = make("architecture", replace(shape or data.shape, operators=sampler.operators))
     inference = make("inference") if sampler.inference == "exact" else Own(sampler)
     inference.scope = hardware.scope
     quantizer = make("quantization")

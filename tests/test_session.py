@@ -20,6 +20,9 @@ COMPOSITIONS = {
     "neighbor-sage": {"sampler": "neighbor", "architecture": "sage"},
     "qat-gat": {"quantization": "qat", "architecture": "gat"},
     "logit-gin": {"distillation": ["logit"], "recipe": "distill", "architecture": "gin"},
+    "precompute-sgc": {"sampler": "precompute", "architecture": "sgc"},
+    "ppr-pprgo": {"sampler": "ppr", "architecture": "pprgo"},
+    "lbfgs-sgc": {"sampler": "precompute", "architecture": "sgc", "optimizer": "lbfgs"},
     "plateau-mlp": {"scheduler": "plateau", "architecture": "mlp"},
 }
 EPOCHS = 7

@@ -39,8 +39,9 @@ class Trainer(Component):
     min_delta on the validation score (None: never). time_budget_s: stop after the epoch in which
     this many seconds of training were reached. clip: largest norm of all gradients together.
     evaluate_every, checkpoint_every: in epochs. selection: weights of the best validation score or
-    of the last epoch. decay: optimizer.weight_decay on all parameters or on the first layer's only
-    (Kipf & Welling 2017, sec. 5.2).
+    of the last epoch. decay: optimizer.weight_decay and l2 on all parameters or on the first
+    layer's only (Kipf & Welling 2017, sec. 5.2). l2: adds l2 / 2 ||w||^2 to the loss, the same
+    gradient as Adam's and SGD's weight_decay; for optimizers that have none (L-BFGS).
     """
 
     epochs: Count = 200
@@ -52,6 +53,7 @@ class Trainer(Component):
     checkpoint_every: Count = 1
     selection: Literal["best", "last"] = "best"
     decay: Literal["all", "first"] = "all"
+    l2: NonNegative = 0.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -130,13 +132,22 @@ class Run:
         """Parameters of the model and the terms, split where weight decay differs."""
         everything = [p for p in self.model.parameters() if p.requires_grad]
         everything += [p for p in self.objective.parameters() if p.requires_grad]
-        if self.trainer.decay == "all":
+        decayed = (self.config.get("optimizer") or {}).get("weight_decay")
+        if self.trainer.decay == "all" or decayed is None:
             return [{"params": everything}]
         first = {id(p) for p in self.model.first()}  # type: ignore[operator]
         return [
             {"params": [p for p in everything if id(p) in first]},
             {"params": [p for p in everything if id(p) not in first], "weight_decay": 0.0},
         ]
+
+    def penalty(self) -> Tensor:
+        """trainer.l2 / 2 times the squared norm of the parameters that trainer.decay names."""
+        if self.trainer.decay == "first":
+            chosen = self.model.first()  # type: ignore[operator]
+        else:
+            chosen = [p for group in self.optimizer.param_groups for p in group["params"]]
+        return self.trainer.l2 / 2 * torch.stack([p.square().sum() for p in chosen]).sum()
 
     @property
     def checkpoint_path(self) -> Path:
@@ -171,6 +182,8 @@ class Run:
                 with self.hardware.scope():
                     output = self.model(batch)
                 loss = self.objective(output, batch)
+                if self.trainer.l2:
+                    loss = loss + self.penalty()
             with self.meter.step("backward"):
                 loss.backward()
             if self.trainer.clip is not None:

@@ -48,6 +48,44 @@ def test_decay_first_puts_weight_decay_on_the_first_layer_only(tmp_path):
     assert len(first["params"]) + len(rest["params"]) == len(list(run.model.parameters()))
 
 
+@pytest.mark.parametrize("decay", ["all", "first"])
+def test_l2_is_the_weight_decay_of_sgd(decay, tmp_path):
+    """The penalty in the loss and optimizer.weight_decay give the same step."""
+    weights, losses = [], []
+    for k, (l2, weight_decay) in enumerate([(0.3, 0.0), (0.0, 0.3)]):
+        changes = {"trainer": {"decay": decay, "l2": l2},
+                   "optimizer": {"weight_decay": weight_decay, "lr": 0.5}}  # fmt: skip
+        run = built(tmp_path / str(k), changes=changes, optimizer="sgd")
+        before = [p.detach().clone() for p in run.model.parameters()]
+        one_step(run)
+        weights.append([p.detach().clone() for p in run.model.parameters()])
+        losses.append(run.losses[0].item())
+    for a, b, start in zip(*weights, before, strict=True):
+        torch.testing.assert_close(a, b)
+        assert not torch.equal(a, start)
+    chosen = run.model.first() if decay == "first" else list(run.model.parameters())
+    first = {id(p) for p in chosen}
+    squares = sum(v.square().sum() for p, v in zip(run.model.parameters(), before, strict=True)
+                  if id(p) in first)  # fmt: skip
+    assert losses[0] - losses[1] == pytest.approx(0.15 * squares.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("decay", ["all", "first"])
+def test_lbfgs_falls_step_by_step_to_the_penalised_optimum(decay, tmp_path):
+    changes = {"trainer": {"l2": 0.01, "decay": decay}, "sampler": {"batch_size": None}}
+    run = built(tmp_path, changes=changes, sampler="precompute", architecture="sgc",
+                optimizer="lbfgs")  # fmt: skip
+    for _ in range(12):
+        batch = one_step(run)
+    losses = torch.stack(run.losses)
+    assert losses[1] <= losses[0]
+    assert losses[-1] < 0.8 * losses[0]
+    run.model.zero_grad()
+    (run.objective(run.model(batch), batch) + run.penalty()).backward()
+    gradient = torch.stack([p.grad.norm() for p in run.model.parameters()]).norm()
+    assert gradient < 1e-3, "the optimum of a convex loss"
+
+
 def test_the_closure_of_one_step_draws_the_same_dropout_each_time(tmp_path):
     run = built(tmp_path)
     seen = []
