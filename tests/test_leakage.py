@@ -51,9 +51,10 @@ def trained(monkeypatch, folder, plan, change):
 
 def compositions() -> list[dict]:
     """Every sampler with each kind of input, every architecture, every term."""
+    few = ("gcn", "gat", "sgc", "pprgo")
     architectures = CATALOG.options("architecture")
     samplers = [{"sampler": s, "architecture": a} for s in CATALOG.options("sampler")
-                for a in (architectures if s == "full" else ("gcn", "gat", "sgc", "pprgo"))]  # fmt: skip
+                for a in (architectures if s == "full" else few)]  # fmt: skip
     terms = [{"sampler": s, "architecture": "gcn", "distillation": [d], "recipe": "distill"}
              for s in CATALOG.options("sampler")
              for d in CATALOG.options("distillation") if d != "none"]  # fmt: skip
