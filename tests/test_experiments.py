@@ -53,6 +53,12 @@ def test_gcn_reaches_the_published_accuracy(name, published, planetoid, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "published"), [("sgc_cora", 81.0), ("sgc_citeseer", 71.9)])
+def test_sgc_reaches_the_published_accuracy(name, published, planetoid, tmp_path):
+    assert abs(mean_test(*preset(name), tmp_path) - published) <= 1.0
+
+
+@pytest.mark.slow
 def test_on_digits_the_graph_helps_and_sampling_does_not_hurt(tmp_path):
     chosen = {
         "mlp": {"architecture": "mlp"},

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from compositions import quiet_metrics, toy, train
 
 from gnnscale.architecture.pprgo import PPRGo
 from gnnscale.core.errors import UsageError
@@ -201,3 +202,15 @@ def test_bad_values_are_refused(sixty):
         Ppr().check(Need(2))
     with pytest.raises(UsageError, match="must not be negative"):
         made(sixty.with_(weight=torch.full((sixty.graph.n_edges,), -1.0)))
+
+
+@pytest.mark.parametrize(
+    "chosen", [("ppr", "pprgo"), ("precompute", "sgc")], ids=lambda chosen: chosen[0]
+)
+def test_threads_that_sample_ahead_change_nothing(chosen, tmp_path):
+    sampler, architecture = chosen
+    for workers in (0, 2):
+        changes = {"hardware": {"workers": workers}, "sampler": {"batch_size": 5}}
+        train(toy(changes, sampler=sampler, architecture=architecture), tmp_path / str(workers))
+    a, b = (quiet_metrics(tmp_path / w / "seed-0") for w in "02")
+    assert a == b

@@ -3,8 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from compositions import CATALOG, toy, train
 
-from gnnscale.core.errors import UsageError
+from gnnscale import finished
+from gnnscale.core.errors import CompositionError, UsageError
 from gnnscale.core.hop import Need
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.random import Key
@@ -219,3 +221,14 @@ def test_too_large_a_table_is_refused_before_it_is_made(storage, sixty, monkeypa
 def test_values_out_of_range_are_refused(alpha, tolerance):
     with pytest.raises(UsageError, match=r"sampler\.(alpha|tolerance)="):
         PrecomputeSign(alpha=alpha, tolerance=tolerance)
+
+
+def test_a_model_that_reads_no_table_is_refused():
+    with pytest.raises(CompositionError, match=r"architecture=mlp: .*sampler=precompute.*change"):
+        toy({}, sampler="precompute", architecture="mlp")
+
+
+def test_a_finished_run_predicts_from_a_table(tmp_path):
+    train(toy({}, sampler="precompute", architecture="sgc"), tmp_path)
+    out = finished.predict(tmp_path, [], None, None, CATALOG, frozenset())
+    assert len(out.read_text().splitlines()) == 61
