@@ -63,6 +63,7 @@ OPTIMIZERS = {
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, amsgrad=True),
     "sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
     "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
+    "lbfgs": lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=5),
 }
 LR = torch.optim.lr_scheduler
 SCHEDULERS = {
@@ -93,9 +94,14 @@ def test_training_goes_on_exactly(path, optimizer, scheduler):
         model, opt, sch = parts
         for i in which:
             x = torch.randn(6, 4, generator=torch.Generator().manual_seed(i))
-            opt.zero_grad()
-            model(x).square().mean().backward()
-            opt.step()
+
+            def closure(x=x):
+                opt.zero_grad()
+                loss = model(x).square().mean()
+                loss.backward()
+                return loss
+
+            opt.step(closure)
             sch.step(0.5) if scheduler == "plateau" else sch.step()
 
     through, first, second = fresh(), fresh(), fresh()
