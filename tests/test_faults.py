@@ -393,16 +393,17 @@ def test_a_disk_that_fills_up_while_training_keeps_the_last_checkpoint(tmp_path,
     train(plan, whole)
     true, saved = checkpoint.write_bytes, []
 
-    def fills_up(path, content):
+    def fills_up(path, content, durable=False):
         saved.append(path)
         if len(saved) > 5:
             raise OSError(28, "No space left on device", str(path))
-        true(path, content)
+        true(path, content, durable)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "write_bytes", fills_up)
         assert jobs.run_folder(plan, cut, []) == 1
     assert checkpoint.load(cut / "seed-0/checkpoint.pt")["epoch"] == 5
+    assert state(cut / "seed-0") == "failed"
     assert json.loads((cut / "seed-0/status.json").read_text())["state"] == "failed"
     train(plan, cut)
     same_end(whole / "seed-0", cut / "seed-0")
