@@ -273,7 +273,7 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        checkpoint.save(self.checkpoint_path, self.state())
+        checkpoint.save(self.checkpoint_path, self.state(), last=self.finished)
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint; metrics of later epochs are dropped."""
