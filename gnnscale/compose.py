@@ -296,13 +296,19 @@ def build(
     with meter.phase("load"):
         data = make("dataset").load(seed)
     sampler = make("sampler")
+    quantizer = make("quantization")
+    sizes = shape or sampler.shape(data)
+
+    def make_model() -> Any:
+        model = make("architecture", sizes)
+        if quantizer is not None:
+            quantizer.attach(model)
+        return model
+
     Key(seed, "init").seed_torch()
-    model = make("architecture", shape or sampler.shape(data))
+    model = make_model()
     inference = make("inference") if sampler.inference == "exact" else Own(sampler)
     inference.scope = hardware.scope
-    quantizer = make("quantization")
-    if quantizer is not None:
-        quantizer.attach(model)
     terms = {bound.option: bound.make() for bound in plan.parts.get("distillation", [])}
     return Run(
         folder=folder,
@@ -320,6 +326,7 @@ def build(
         make_optimizer=lambda groups: make("optimizer", groups),
         make_scheduler=lambda optimizer: make("scheduler", optimizer),
         make_teacher=make_teacher,
+        make_model=make_model,
         listeners=Listeners([bound.make() for bound in plan.parts.get("logger", [])]),
         notes=list(plan.notes),
     )

@@ -1,6 +1,8 @@
 """A model is a list of layers between an encoder and a head; the forward pass is written once."""
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -113,6 +115,19 @@ class Model(nn.Module, Component):
         # without a head the last layer is the classifier, so what it reads is the level below
         hidden = levels[:-1] if isinstance(self.head, nn.Identity) else levels
         return Output(logits, tuple(hidden), batch.rows)
+
+    def level(self, i: int, head: nn.Module) -> "Model":
+        """Layer ``i`` as a model of its own, reading what the layer below put out; weights shared.
+
+        Layer 0 brings the encoder along. ``head`` reads its output: nn.Identity for the level
+        itself.
+        """
+        part = copy.copy(self)
+        part._modules = {}  # other modules of the model are not this level's to train
+        part.encoder = self.encoder if i == 0 else nn.Identity()
+        part.layers, part.head = nn.ModuleList([self.layers[i]]), head
+        part.need = replace(self.need, depth=1)
+        return part
 
     def first(self) -> list[nn.Parameter]:
         """Parameters of the first transformation, where some papers put all weight decay."""

@@ -64,8 +64,9 @@ class Run:
 
     ``data`` is the whole graph, ``train_data`` what training may see (its nodes numbered by
     ``train_ids``). ``make_optimizer(parameter groups)`` and ``make_scheduler(optimizer)`` come from
-    the composition, as does ``make_teacher(folder)``, which trains the teacher's composition there
-    and returns its finished run. ``on_epoch`` hears each epoch's metrics.
+    the composition, as do ``make_model()``, a further model with weights of its own (drawn from
+    torch's generator), and ``make_teacher(folder)``, which trains the teacher's composition there
+    and returns its finished run.
     """
 
     folder: Path
@@ -83,6 +84,7 @@ class Run:
     make_optimizer: Callable[[list[dict]], torch.optim.Optimizer]
     make_scheduler: Callable[[torch.optim.Optimizer], Any]
     make_teacher: Callable[[Path], "Run"] | None = None
+    make_model: Callable[[], nn.Module] | None = None
     listeners: Listeners = field(default_factory=lambda: Listeners(()))
     teacher: Teacher | None = None
     notes: list[str] = field(default_factory=list)
@@ -104,23 +106,29 @@ class Run:
         self.sampler.prepare(self.train_data, self.model.need, Key(self.seed, "prepare"))
 
     def start(self) -> None:
-        """Attach terms, make the optimizer, and take up a checkpoint if there is one."""
+        """Make ready to train, from a checkpoint if there is one."""
+        seeds = self.train_data.splits["train"]
+        if self.objective.wants_unlabeled:
+            seeds = torch.arange(self.train_data.nodes)
+        self.seeds = seeds
+        if self.assemble():
+            log.info("seed %d: goes on after epoch %d", self.seed, self.epoch)
+        elif self.sampler.histories:
+            self.refresh()
+        self.listen()
+
+    def assemble(self) -> bool:
+        """Attach terms, make the optimizer, take up a checkpoint; whether there was one."""
         for term in self.objective.each:
             term.attach(self.model, self.train_data, self.teacher)
         self.model.to(self.device)
         self.objective.to(self.device)
         self.optimizer = self.make_optimizer(self.parameter_groups())
         self.scheduler = self.make_scheduler(self.optimizer)
-        seeds = self.train_data.splits["train"]
-        if self.objective.wants_unlabeled:
-            seeds = torch.arange(self.train_data.nodes)
-        self.seeds = seeds
-        if checkpoint.exists(self.checkpoint_path):
-            self.load(checkpoint.load(self.checkpoint_path))
-            log.info("seed %d: goes on after epoch %d", self.seed, self.epoch)
-        elif self.sampler.histories:
-            self.refresh()
-        self.listen()
+        if not checkpoint.exists(self.checkpoint_path):
+            return False
+        self.load(checkpoint.load(self.checkpoint_path))
+        return True
 
     def listen(self) -> None:
         """Tell the loggers that this seed starts or goes on."""
