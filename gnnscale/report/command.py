@@ -95,9 +95,9 @@ def report(words: Sequence[str], aliases: Mapping[str, str]) -> tuple[str, int]:
     if given.measure and not given.rows:
         raise UsageError("report: --measure goes with --rows and --columns; for a flat table type "
                          f"--show {given.measure}")  # fmt: skip
-    forms = {out: format_of(given.format, out) for out in given.out or [None]}
     for place in (*given.out, given.plots):
         _writable(place, folder=place is given.plots)
+    forms = {out: format_of(given.format, out) for out in given.out or [None]}
     found = collect(given.folders)
     rows = keys.select(found.rows, given.where, aliases)
     tests = ("t", "wilcoxon") if given.test == "both" else (given.test,)

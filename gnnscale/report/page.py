@@ -13,13 +13,13 @@ from gnnscale.report.table import NEAR, Cell, Table
 CSS = """
 :root { color-scheme: light; --ink: #1a1a1a; --rule: #cfcfcf; --faint: #5c5c5c; }
 body { font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: var(--ink);
-  background: #fff; max-width: 112rem; margin: 0 auto; padding: 1.5rem 2rem 4rem; }
+  background: #fff; max-width: 112rem; margin: 0 auto; padding: 1.5rem 1.25rem 4rem; }
 h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; }
 p.by, ul.notes, figcaption, footer { color: var(--faint); font-size: .85rem; }
 nav a { margin-right: 1rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .83rem; }
-th, td { padding: .3rem .5rem; text-align: right; white-space: nowrap; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .8rem; }
+th, td { padding: .3rem .42rem; text-align: right; white-space: nowrap; }
 th.l, td.l { text-align: left; } td:first-child { white-space: normal; min-width: 11rem; }
 thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; white-space: normal; }
 tbody td { border-bottom: 1px solid var(--rule); }
@@ -27,7 +27,7 @@ tbody tr:hover { background: #f4f6f8; }
 ul.notes { padding-left: 1.1rem; margin: .5rem 0; }
 .warn { border-left: 4px solid #d55e00; padding: .2rem 1rem; margin: 1rem 0; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: start; }
-figure { margin: .8rem 0; flex: 0 1 45rem;
+figure { margin: .8rem 0; flex: 0 1 42rem;
   min-width: min(38rem, 100%); } figure img { max-width: 100%; height: auto; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; }
 @media print {

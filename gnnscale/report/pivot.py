@@ -87,16 +87,20 @@ def _comparable(
     down: str, lines: Sequence[str], body: Sequence[Sequence[Row | None]],
     across: str, columns: Sequence[str],
 ) -> bool:  # fmt: skip
-    """True if each line saw one version of the data, False if each column did; else refuse."""
+    """True if each line saw one version of the data, False if each column did; else refuse.
+
+    Lines of one cell have nothing to compare: then columns, if they can be compared.
+    """
 
     def split(groups: Sequence[Sequence[Row | None]]) -> list[int]:
         done = [[row for row in group if row and row.records] for group in groups]
         return [i for i, group in enumerate(done) if len(same_data.parts(group)) > 1]
 
-    bad = split(body)
-    if not bad:
+    bad, upright = split(body), not split(list(zip(*body, strict=True)))
+    alone = all(sum(bool(row and row.records) for row in line) < 2 for line in body)
+    if not bad and not (alone and upright):
         return True
-    if not split(list(zip(*body, strict=True))):
+    if upright:
         return False
     here = [row for row in body[bad[0]] if row and row.records]
     names = same_data.differing(same_data.parts(here))
