@@ -162,10 +162,13 @@ def _near(
     near = {i for i, p in zip(others, adjusted, strict=True) if p is not None and p >= LEVEL}
     untested = sum(p is None for p in adjusted)
     made = len(others) - untested
+    fewest = min((c.pairs for i in near if (c := pairs[i])), default=6)
     if near:
-        notes.append(f"{NEAR} {measure.title}: not significantly different from the best "
-                     f"({NAMES[test]} over shared seeds, Holm over {made} comparisons, "
-                     f"{LEVEL:.0%}).")  # fmt: skip
+        weak = f" With {fewest} pairs only large differences show." if fewest < 6 else ""
+        notes.append(
+            f"{NEAR} {measure.title}: not significantly different from the best "
+            f"({NAMES[test]} over shared seeds, Holm over {made} comparisons, {LEVEL:.0%}).{weak}"
+        )
     if untested:
         notes.append(f"{measure.title}: {untested} rows could not be tested against the best "
                      f"(fewer than {FEWEST} shared seeds, or differences without spread); no mark "
