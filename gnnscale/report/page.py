@@ -34,6 +34,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; }
   body { font-size: 9pt; max-width: none; padding: 0; } nav { display: none; }
   .scroll { overflow: visible; } table { font-size: 7pt; } th, td { padding: .15rem .3rem; }
   td { white-space: normal; } thead { display: table-header-group; }
+  figure { flex: 0 1 48%; min-width: 0; }
   tr, figure { break-inside: avoid; } h2 { break-after: avoid; } a { color: inherit; }
 }
 @page { size: A4 landscape; margin: 12mm; }
