@@ -1,6 +1,5 @@
 """The command line: verbs, each a thin entry point. torch and DGL load only when a run starts."""
 
-import argparse
 import logging
 import os
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 from gnnscale import __version__
 from gnnscale.catalog import Catalog, user_folders
 from gnnscale.core.errors import UsageError, unknown
-from gnnscale.overrides import Request, normalise, parse
+from gnnscale.overrides import ALIASES, Request, normalise, parse
 
 log = logging.getLogger("gnnscale")
 
@@ -23,8 +22,8 @@ gnnscale {version}: train, compress, measure and compare efficient graph neural 
   gnnscale check  [group=option ...] [key=value ...]   validate a composition without loading data
   gnnscale list   [group]                              groups, options, presets, papers
   gnnscale predict run=FOLDER [seed=K] [out=FILE.csv]  class probabilities of every node
-  gnnscale report [folder ...] [--format markdown]     mean ± std tables from run folders
-      [--rows KEY --columns KEY]                       test scores by two keys, e.g. dataset
+  gnnscale report [folder ...] [--out report.html]     mean ± std tables and figures of runs
+      [--rows KEY --columns KEY] [--help]              test scores by two keys, e.g. dataset
   gnnscale doctor                                      what works on this machine
   gnnscale completion bash|zsh|fish                    tab completion for your shell
 
@@ -155,35 +154,12 @@ def _short(value: Any) -> str:
 
 
 def report(words: list[str]) -> int:
-    """``gnnscale report [folder ...] [--rows KEY --columns KEY] [--format F] [--out FILE]``."""
-    from gnnscale.report.render import FORMATS, render
-    from gnnscale.report.table import HEADERS, collect
+    """``gnnscale report [folder ...]``: see ``gnnscale report --help``."""
+    from gnnscale.report.command import report as made
 
-    parser = argparse.ArgumentParser("gnnscale report", description="mean ± sample std tables")
-    parser.add_argument("folders", nargs="*", type=Path, help="run folders, or folders of them")
-    parser.add_argument("--rows", metavar="KEY", help="test scores, one line per value of this key")
-    parser.add_argument("--columns", metavar="KEY", help="and one column per value of this one")
-    parser.add_argument("--format", choices=FORMATS, default="table")
-    parser.add_argument("--out", type=Path, help="write to this file")
-    given = parser.parse_args(words)
-    if (given.rows is None) != (given.columns is None):
-        raise UsageError("report: --rows and --columns go together, "
-                         "e.g. --rows dataset --columns architecture")  # fmt: skip
-    rows = collect(given.folders or [Path("runs")])
-    if given.rows:
-        from gnnscale.report.pivot import pivot
-
-        headers, cells, bold = pivot(rows, given.rows, given.columns)
-        text = render(headers, cells, given.format, bold)
-    else:
-        text = render(HEADERS, [row.cells() for row in rows], given.format)
-    if given.out:
-        from gnnscale.core.record import write_bytes
-
-        write_bytes(given.out, (text + "\n").encode())
-        text = str(given.out)
+    text, code = made(words, ALIASES)
     say(text)
-    return 0
+    return code
 
 
 def doctor(words: list[str]) -> int:
