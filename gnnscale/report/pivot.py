@@ -7,7 +7,7 @@ from gnnscale.report import keys, same_data
 from gnnscale.report.measures import Measure
 from gnnscale.report.rows import Row, seed_text, varying
 from gnnscale.report.scores import Wish
-from gnnscale.report.seeds import natural
+from gnnscale.report.seeds import STATES, natural
 from gnnscale.report.table import SPREAD, Cell, Column, Table, cell, crown
 
 
@@ -66,7 +66,7 @@ def _tail(line: Sequence[Row | None], columns: Sequence[str], cells: list[Cell])
             cells[j] = Cell(text, cells[j].numbers, cells[j].best)
     missing = []
     for column, row in zip(columns, line, strict=True):
-        for state in ("failed", "running", "interrupted", "unreadable"):
+        for state in STATES:
             if row and row.numbers(state):
                 missing.append(f"{column}: {seed_text(row.numbers(state))} {state}")
     shared = [found.pop() if len(found) == 1 else "-" for found in (metrics, n, seeds)]

@@ -1,7 +1,6 @@
 """All seeds of one composition, gathered from wherever they were trained."""
 
 import json
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -102,7 +101,7 @@ def collect(places: Iterable[str | Path]) -> Found:
         raise UsageError(_nothing(where, found))
     label(found.rows)
     for row in found.rows:
-        found.notes += [*_once(row), *_silent(row)]
+        found.notes += [*_once(row), *_killed(row)]
     return found
 
 
@@ -159,18 +158,13 @@ def _once(row: Row) -> list[str]:
     return [f"{row.label}: seed {seed_text(again)} was found more than once; the newest counts"]
 
 
-def _silent(row: Row, now: float | None = None) -> list[str]:
-    """Seeds that say they are running but have written nothing for an hour."""
-    now = time.time() if now is None else now
-    notes = []
-    for seed in row.seeds:
-        hours = (now - seed.changed()) / 3600
-        if seed.state == "running" and hours > 1:
-            notes.append(
-                f"{row.label}: seed {seed.number} is marked as running but wrote nothing for "
-                f"{hours:.0f} h; if it was killed, gnnscale train resume={seed.folder.parent}"
-            )
-    return notes
+def _killed(row: Row) -> list[str]:
+    """What to do about seeds whose process is gone."""
+    return [
+        f"{row.label}: seed {seed.number} was killed; gnnscale train resume={seed.folder.parent}"
+        for seed in row.seeds
+        if seed.state == "killed"
+    ]
 
 
 def label(rows: Sequence[Row]) -> None:

@@ -8,7 +8,7 @@ from gnnscale.report import keys, same_data
 from gnnscale.report.compare import FEWEST, LEVEL, NAMES, Comparison, holm, paired
 from gnnscale.report.measures import FIXED, SHOWN, Measure, find, nearest
 from gnnscale.report.rows import Row, seed_text, varying
-from gnnscale.report.seeds import natural
+from gnnscale.report.seeds import STATES, natural
 from gnnscale.report.table import NEAR, SPREAD, Cell, Column, Table, cell, crown
 
 
@@ -128,10 +128,8 @@ def table(section: Section, rows: Sequence[Row], wish: Wish) -> Table:
             content = _near(section.rows, content, measure, wish.tests[0], notes)
         add(Column(measure.header, SPREAD, bool(wish.show)), content)
     add(Column("n"), [Cell(str(len(row.records))) for row in section.rows])
-    for title, states in (("seeds", ["finished"]), ("failed", ["failed"]),
-                          ("running", ["running"]), ("interrupted", ["interrupted"]),
-                          ("unreadable", ["unreadable"])):  # fmt: skip
-        content = [Cell(seed_text(row.numbers(*states))) for row in section.rows]
+    for title, state in (("seeds", "finished"), *((s, s) for s in STATES)):
+        content = [Cell(seed_text(row.numbers(state))) for row in section.rows]
         add(Column(title, always=title == "seeds", left=True), content)
     if wish.baseline:
         for column, content in _against(section, wish, notes):

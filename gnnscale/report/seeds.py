@@ -12,19 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from gnnscale.core.errors import UsageError
+from gnnscale.core.lock import state
 from gnnscale.core.record import Record
 from gnnscale.report import bench
 
 NAME = re.compile(r"seed-(\d+)")
 MARKS = {"record.json", "status.json"}
+STATES = ("failed", "running", "interrupted", "killed", "unreadable")
+"""What a seed may be that is not finished."""
 
 
 @dataclass
 class Seed:
     """One seed of a run folder.
 
-    state: finished, failed, running, interrupted or unreadable. A process that is killed can't
-    say so: its seed stays ``running``, and ``silent_s`` tells for how long nothing was written.
+    state: finished, failed, running, interrupted, killed (no process is at it, and none said why)
+    or unreadable.
     """
 
     number: int
@@ -104,15 +107,14 @@ def read(folder: Path) -> Seed:
             reason = str(error).removeprefix(f"{path}: ") or type(error).__name__
             return Seed(number, folder, "unreadable", error=f"{path}: can't be read ({reason})")
         return Seed(number, folder, "finished", record)
-    try:
-        state = content(folder / "status.json").get("state")
-    except (OSError, ValueError, AttributeError) as error:
-        text = f"{folder / 'status.json'}: can't be read ({error})"
+    found = state(folder)
+    if found == "unknown":
+        text = f"{folder / 'status.json'}: can't be read"
         return Seed(number, folder, "unreadable", error=text)
-    if state == "finished":
+    if found == "finished":
         text = f"{path}: is missing, though the seed is marked as finished"
         return Seed(number, folder, "unreadable", error=text)
-    return Seed(number, folder, state if state in ("running", "interrupted") else "failed")
+    return Seed(number, folder, found)
 
 
 def _sound(record: Record) -> None:

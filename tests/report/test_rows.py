@@ -5,6 +5,7 @@ import pytest
 from made_runs import seed, three
 
 from gnnscale.core.errors import UsageError
+from gnnscale.core.lock import locked
 from gnnscale.report.rows import collect, seed_text
 
 
@@ -38,7 +39,8 @@ def test_failed_running_and_interrupted_seeds_are_listed_apart(tmp_path):
     seed(tmp_path / "a", 0)
     for k, state in ((1, "failed"), (2, "running"), (3, "interrupted"), (4, "failed")):
         seed(tmp_path / "a", k, state=state)
-    (row,) = collect([tmp_path]).rows
+    with locked(tmp_path / "a"):  # somebody is at the one that runs
+        (row,) = collect([tmp_path]).rows
     assert row.numbers("finished") == [0]
     assert row.numbers("failed") == [1, 4]
     assert row.numbers("running") == [2]
@@ -56,14 +58,16 @@ def test_a_seed_found_twice_counts_once_and_the_newest_wins(tmp_path):
     assert found.notes == ["digits full gcn: seed 0 was found more than once; the newest counts"]
 
 
-def test_a_seed_that_says_running_but_is_silent_is_pointed_out(tmp_path):
+def test_a_seed_that_says_running_with_nobody_there_was_killed(tmp_path):
     seed(tmp_path / "a", 0)
-    folder = seed(tmp_path / "a", 1, state="running")
-    assert collect([tmp_path]).notes == []
-    os.utime(folder / "status.json", (1e9, 1e9))
-    (note,) = collect([tmp_path]).notes
-    assert "seed 1 is marked as running" in note
-    assert f"resume={tmp_path / 'a'}" in note
+    seed(tmp_path / "a", 1, state="running")
+    found = collect([tmp_path])
+    assert found.rows[0].numbers("killed") == [1]
+    assert found.rows[0].numbers("running") == []
+    (note,) = found.notes
+    assert note.endswith(f"seed 1 was killed; gnnscale train resume={tmp_path / 'a'}")
+    with locked(tmp_path / "a"):
+        assert collect([tmp_path]).notes == []
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ def test_refusals(tmp_path):
         collect([tmp_path / "x*"])
     seed(tmp_path / "a", 0, state="failed")
     seed(tmp_path / "a", 1, state="running")
-    with pytest.raises(UsageError, match=r"no finished seed in there .1 failed, 1 running."):
+    with pytest.raises(UsageError, match=r"no finished seed in there .1 failed, 1 killed."):
         collect([tmp_path])
     with pytest.raises(UsageError, match="is a file"):
         collect([tmp_path / "a/run.json"])

@@ -36,12 +36,12 @@ def test_mean_sample_std_n_seeds_and_what_is_missing(tmp_path):
     cells = line(made, "digits full gcn")
     assert cells["test % ↑"].text == "80.00 ± 10.00"
     assert cells["test % ↑"].numbers == (pytest.approx(80), pytest.approx(10), 3)
-    shown = {h: cells[h].text for h in ("n", "seeds", "failed", "running", "parameters ↓")}
+    shown = {h: cells[h].text for h in ("n", "seeds", "failed", "killed", "parameters ↓")}
     assert shown == {
         "n": "3",
         "seeds": "0-2",
         "failed": "3",
-        "running": "4",
+        "killed": "4",
         "parameters ↓": "1,234",
     }
     assert "interrupted" not in cells
