@@ -189,7 +189,7 @@ def table(model: nn.Module, layers: dict[str, Layer], model_bytes: int) -> dict[
         }
         for v in shown
     ]  # fmt: skip
-    dense, message = (sum(row[key] for row in rows) for key in ("dense_macs", "message_macs"))
+    dense, message = sum(v.dense_macs for v in shown), sum(v.message_macs for v in shown)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "bytes": model_bytes,

@@ -86,11 +86,11 @@ class Machine:
             if self.device.type == "cpu":
                 pieces = max(1, min(64 * numba.get_num_threads(), adj.n_edges))
                 out = np.zeros((pieces, width), np.float32)
-                indices, rows = adj.indices.numpy(), x.numpy()
-                seconds = best(lambda: _visit(indices, rows, out), self.device, self.repeats)
+                named, rows = adj.indices.numpy(), x.numpy()
+                seconds = best(lambda: _visit(named, rows, out), self.device, self.repeats)
             else:
-                indices = adj.indices
-                seconds = best(lambda: x.index_select(0, indices), self.device, self.repeats)
+                work = lambda: x.index_select(0, adj.indices)  # noqa: E731
+                seconds = best(work, self.device, self.repeats)
             self.gathers[key] = seconds
         return self.gathers[key]
 

@@ -39,7 +39,8 @@ def roofline(layers: dict[str, Layer], machine: Machine) -> dict[str, Any]:
     The resources are taken to work perfectly side by side, so the bound is a true lower one for
     this split into layers; fusing two layers could go below it.
     """
-    rows, kinds = [], {}
+    rows: list[dict[str, Any]] = []
+    kinds: dict[str, tuple[float, dict[str, float]]] = {}
     for layer in layers.values():
         if layer.name == ELSEWHERE or not layer.seconds:
             continue

@@ -25,6 +25,7 @@ def show(m: Measurement, out: Console) -> None:
         out.print(cost(m.cost))
     if m.roofline:
         out.print(bounds(m.roofline))
+        out.print(rates(m.roofline["machine"]), markup=False)
     peaks = {k: v for k, v in m.memory.items() if k != "analytic_bytes"}
     if peaks:
         out.print(memory(peaks, m.memory["analytic_bytes"]))
@@ -79,8 +80,10 @@ def compared(label: str, versus: dict[str, Any]) -> Table:
 
 def cost(found: dict[str, Any]) -> Table:
     """Per layer, then the sum."""
-    table = Table("layer", "kind", "parameters", "dense MACs", "message MACs", "ms",
-                  title=f"cost of {found['of']}", title_justify="left", show_edge=False)  # fmt: skip
+    table = Table(
+        "layer", "kind", "parameters", "dense MACs", "message MACs", "ms",
+        title=f"cost of {found['of']}", title_justify="left", show_edge=False,
+    )  # fmt: skip
     for row in found["layers"]:
         table.add_row(row["name"], row["kind"], f"{row['parameters']:,}",
                       f"{row['dense_macs']:,}", f"{row['message_macs']:,}",
@@ -90,16 +93,27 @@ def cost(found: dict[str, Any]) -> Table:
     return table
 
 
+def rates(machine: dict[str, Any]) -> str:
+    """What the machine did at best, in one sentence."""
+    found = [f"copy {machine['copy_gb_per_s']:.3g} GB/s"]
+    found += [
+        f"random rows of {g['width']}: {g['rows_per_s'] / 1e6:.3g} M/s ({g['gb_per_s']:.3g} GB/s)"
+        for g in machine["gather"]
+    ]
+    found += [
+        f"GEMM {'x'.join(map(str, g['shape']))}: {g['gmac_per_s']:.3g} GMAC/s"
+        for g in machine["gemm"]
+    ]
+    return f"this machine, {machine['source']}: " + "; ".join(found)
+
+
 def bounds(line: dict[str, Any]) -> Table:
     """Per kind of layer."""
-    machine = line["machine"]
-    rates = [f"copy {machine['copy_gb_per_s']:.1f} GB/s"]
-    rates += [f"row gather {g['rows_per_s'] / 1e6:.0f} M rows/s of {g['width']} "
-              f"({g['gb_per_s']:.1f} GB/s)" for g in machine["gather"]]  # fmt: skip
-    rates += [f"GEMM {'x'.join(map(str, g['shape']))} {g['gmac_per_s']:.0f} GMAC/s"
-              for g in machine["gemm"]]  # fmt: skip
-    table = Table("layers of kind", "measured ms", "bound ms", "by", "distance", title="roofline: "
-                  + ", ".join(rates), title_justify="left", show_edge=False)  # fmt: skip
+    table = Table(
+        "layers of kind", "measured ms", "bound ms", "by", "distance",
+        title="roofline: bound = the slowest of gemm, gather and bandwidth", title_justify="left",
+        show_edge=False,
+    )  # fmt: skip
     for kind, row in line["kinds"].items():
         far = "n/a" if row["distance"] is None else f"{row['distance']:.2f} x"
         table.add_row(kind, _ms(row["measured_ms"]), _ms(row["bound_ms"]), row["resource"], far)

@@ -47,8 +47,10 @@ def originate(
                          "inside one of its seeds")  # fmt: skip
     folder, own = finished.run_root(path)
     if run.suffix == ".pt" and own is None:
-        raise UsageError(f"run={run}: a checkpoint is measured inside its run folder, whose "
-                         "config.json says what it is; type run=FOLDER/seed-0/checkpoint.pt")  # fmt: skip
+        raise UsageError(
+            f"run={run}: a checkpoint is measured inside its run folder, whose config.json says "
+            "what it is; type run=FOLDER/seed-0/checkpoint.pt"
+        )
     seeds = [o for o in typed if o.lstrip("+").startswith("seed=")]
     others = [o for o in typed if o not in seeds]
     plan = finished.take_up(folder, others, catalog, trusted)

@@ -21,13 +21,13 @@ from gnnscale.train.loop import Run
 from gnnscale.train.query import Query
 
 PREPARED = 16
-"""Batches that the ``model`` scope of queries and steps goes round in, so that no cache holds one."""
+"""Batches that the ``model`` scope of queries and steps goes round in: no cache keeps one."""
 LISTED = 512
 """Requests after which the list of asked nodes starts again."""
 
 
 class Unfit(Exception):
-    """This workload does not apply to this subject, for the stated reason."""
+    """A workload that does not apply to a subject, for the stated reason."""
 
 
 class Workload:
@@ -69,7 +69,8 @@ class Full(Workload):
         run = subject.run
         everyone = torch.arange(run.data.nodes)
         inference = copy.copy(run.inference)  # each scope keeps a prepared graph of its own
-        size = {"nodes": run.data.nodes, "edges": run.data.graph.n_edges, "seeds": run.data.nodes}
+        size: dict[str, float] = {"nodes": run.data.nodes, "seeds": run.data.nodes}
+        size["edges"] = run.data.graph.n_edges
 
         def model(laps: Laps) -> None:
             inference(run.model, run.data, everyone, run.device)
@@ -150,7 +151,7 @@ class QueryNodes(Workload):
 
 def means(batches: Sequence[Batch]) -> dict[str, float]:
     """Mean seeds, nodes and edges of some batches."""
-    n = len(batches)
+    n = max(len(batches), 1)
     return {
         "seeds": sum(len(b.rows) for b in batches) / n,
         "nodes": sum(len(b.nodes) for b in batches) / n,

@@ -64,7 +64,8 @@ def training(name: str, subject: Subject) -> Mapping[str, Any]:
         raise Unfit(f"peer={name} has no loader for sampler={bound.option} here")
     if len(subject.run.objective.each):
         raise Unfit(f"peer={name} has no distillation")
-    depth = subject.run.model.need.depth  # type: ignore[union-attr]
+    need: Any = subject.run.model.need
+    depth = need.depth
     if kind == "full":
         return {"loader": "full"}
     fanouts = bound.arguments.get("fanouts", 10)

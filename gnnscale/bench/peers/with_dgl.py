@@ -1,7 +1,7 @@
 """The same model from ``dgl.nn``, fed by DGL's own loaders, in this process."""
 
 from collections.abc import Callable, Iterator
-from itertools import cycle
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -69,7 +69,7 @@ class DglPeer:
         def marked(d_in: int, d_out: int, last: bool) -> nn.Module:
             conv = make(d_in, d_out, last)
             if spec["kind"] == "gat":
-                conv.averaged = last
+                conv.averaged = last  # type: ignore[assignment]
             return conv
 
         self.model = Stack(spec, marked, _call(spec["kind"]), _own)
@@ -192,9 +192,7 @@ class DglPeer:
                 yield whole
         else:
             if self.spec["kind"] == "mlp":
-                raise Unfit(
-                    "an MLP needs no neighbours, so DGL's neighbour loader does not serve it"
-                )
+                raise Unfit("an MLP reads no neighbours; DGL's loader draws some")
             loader = dgl.dataloading.DataLoader(
                 self.train_graph, seeds, dgl.dataloading.NeighborSampler(
                     how["fanouts"], replace=how["replace"]),
@@ -209,12 +207,17 @@ class DglPeer:
             while True:
                 yield from epoch()
 
+        kept: list[tuple] = []
         if scope == "model":
-            kept = [b for b, _ in zip(epoch(), range(PREPARED), strict=False)]
-            kept = kept if name == "step" else list(epoch())
-            stream: Iterator[tuple] = cycle(kept)
-            return lambda laps: [step(*b) for b in ([next(stream)] if name == "step" else kept)]  # type: ignore[return-value]
-        stream = forever()
-        if name == "step":
-            return lambda laps: step(*next(stream))
-        return lambda laps: [step(*b) for b in epoch()]  # type: ignore[return-value]
+            source = epoch()
+            kept = list(source if name == "epoch" else islice(source, PREPARED))
+        stream: Iterator[tuple] = cycle(kept) if kept else forever()
+
+        def one(laps: Laps) -> None:
+            step(*next(stream))
+
+        def every(laps: Laps) -> None:
+            for batch in kept or epoch():
+                step(*batch)
+
+        return one if name == "step" else every

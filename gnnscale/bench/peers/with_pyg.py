@@ -75,7 +75,8 @@ class PygPeer:
 
     def ask(self, **words: Any) -> dict[str, Any]:
         """One line there, one line back. Raises UsageError with what the worker has to say."""
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         try:
             self.process.stdin.write(json.dumps(words) + "\n")
             self.process.stdin.flush()
