@@ -1,14 +1,10 @@
 import json
 
 import pytest
-from compositions import CATALOG, toy, train
+from compositions import CATALOG, SMALL, toy, train
 
 from gnnscale.bench.command import bench
 
-WORDS = (
-    "dataset=synthetic", "dataset.nodes=60", "dataset.degree=6", "dataset.classes=3",
-    "dataset.features=8", "dataset.train=0.3", "dataset.valid=0.3", "hardware.threads=1",
-)  # fmt: skip
 SHORT = (
     "bench.requests=3", "bench.seconds=0.0", "bench.warmup=0", "bench.warmup_s=0.0",
     "bench.memory=false", "bench.queries=[1,4]",
@@ -21,7 +17,7 @@ def measured(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*words, vs=None, bare=False):
-        given = [*SHORT, *words] if bare else [*WORDS, *SHORT, *words]
+        given = [*SHORT, *words] if bare else [*SMALL, *SHORT, *words]
         found, path = bench(given, vs, CATALOG, frozenset())
         return found, json.loads(path.read_text()), path
 

@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from compositions import CATALOG
@@ -12,6 +13,7 @@ from gnnscale.bench.settings import Bench
 from gnnscale.bench.subject import build, originate
 from gnnscale.bench.workloads import chosen
 from gnnscale.core.record import write_json
+from gnnscale.overrides import normalise
 
 TIME = shutil.which("time")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
@@ -19,9 +21,10 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/sta
 
 @pytest.fixture
 def subject(tmp_path):
-    words = ["+dataset=synthetic", "++dataset.nodes=20000", "++dataset.features=64",
-             "++hardware.threads=1"]  # fmt: skip
-    return build(originate(None, words, CATALOG, frozenset()), tmp_path / "subject")
+    words = ["dataset=synthetic", "dataset.nodes=20000", "dataset.features=64",
+             "hardware.threads=1"]  # fmt: skip
+    origin = originate(None, normalise(words, CATALOG), CATALOG, frozenset())
+    return build(origin, tmp_path / "subject")
 
 
 def test_phases_are_load_and_the_largest_of_each():
@@ -65,7 +68,7 @@ def test_a_phase_has_a_process_of_its_own(subject, tmp_path):
     settings = Bench(queries=[8])
     wanted = memory.specification(subject, settings, "query_8", CATALOG, frozenset())
     found = memory.measure(wanted, tmp_path / "memory")
-    own = int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024
+    own = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
     assert found["mib"] < own - 200
     assert found["mib"] == pytest.approx(found["ru_maxrss_mib"], rel=0.05)
     assert 0 < found["file_mib"] < found["mib"]

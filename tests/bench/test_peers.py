@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from compositions import CATALOG
-from conftest import WORDS
+from compositions import CATALOG, SMALL
 
 from gnnscale.bench.peers import connect
 from gnnscale.bench.settings import Bench
 from gnnscale.bench.subject import build, originate
 from gnnscale.core.errors import UsageError
+from gnnscale.overrides import normalise
 
 PYG = os.environ.get("GNNSCALE_PYG_PYTHON")
 no_pyg = pytest.mark.skipif(
@@ -17,17 +17,17 @@ no_pyg = pytest.mark.skipif(
     reason="no environment with torch-geometric ($GNNSCALE_PYG_PYTHON; docs/measuring.md)",
 )
 MODELS = {
-    "gcn": ["architecture=gcn", "++architecture.hidden=4"],
-    "gcn_deep": ["architecture=gcn", "++architecture.hidden=16", "++architecture.depth=3",
-                 "++architecture.norm=batch"],
-    "gcn_stem": ["architecture=gcn", "++architecture.stem=true", "++architecture.residual=true",
-                 "++architecture.norm=layer"],
-    "sage": ["architecture=sage", "++architecture.hidden=16"],
-    "sage_max": ["architecture=sage", "++architecture.aggr=max"],
-    "gat": ["architecture=gat", "++architecture.hidden=16", "++architecture.heads=4",
-            "++architecture.out_heads=2"],
-    "gin": ["architecture=gin", "++architecture.hidden=8"],
-    "mlp": ["architecture=mlp", "++architecture.depth=3"],
+    "gcn": ["architecture=gcn", "architecture.hidden=4"],
+    "gcn_deep": ["architecture=gcn", "architecture.hidden=16", "architecture.depth=3",
+                 "architecture.norm=batch"],
+    "gcn_stem": ["architecture=gcn", "architecture.stem=true", "architecture.residual=true",
+                 "architecture.norm=layer"],
+    "sage": ["architecture=sage", "architecture.hidden=16"],
+    "sage_max": ["architecture=sage", "architecture.aggr=max"],
+    "gat": ["architecture=gat", "architecture.hidden=16", "architecture.heads=4",
+            "architecture.out_heads=2"],
+    "gin": ["architecture=gin", "architecture.hidden=8"],
+    "mlp": ["architecture=mlp", "architecture.depth=3"],
 }  # fmt: skip
 NAMES = {  # our parameter names within one convolution -> DGL's, and whether it is transposed
     "gcn": {"weight": ("weight", False), "bias": ("bias", False)},
@@ -46,8 +46,8 @@ NAMES = {  # our parameter names within one convolution -> DGL's, and whether it
 @pytest.fixture
 def subject(tmp_path):
     def make(*words):
-        typed = [f"++{w}" if "." in w else w for w in WORDS]
-        return build(originate(None, [*typed, *words], CATALOG, frozenset()), tmp_path / "s")
+        typed = normalise([*SMALL, *words], CATALOG)
+        return build(originate(None, typed, CATALOG, frozenset()), tmp_path / "s")
 
     return make
 
