@@ -1,7 +1,6 @@
 """Peak memory of each phase, in a fresh process that does nothing else."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,28 +53,20 @@ def command(specified: Path) -> list[str]:
 
 
 def measure(specified: dict[str, Any], scratch: Path) -> dict[str, Any]:
-    """Run one child; its peak by the kernel's two counters. Raises RuntimeError if it failed.
+    """Run one child; its peak as it reads it at its own end. Raises RuntimeError if it failed.
 
-    ``mib`` is what the child reads of itself at its end, ``ru_maxrss_mib`` what the kernel tells
-    its parent, as /usr/bin/time does.
+    The kernel also tells a parent its child's ru_maxrss, but that begins with what the parent held
+    when it started the child, so it is no figure of the child's.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     path, said = scratch / f"{specified['phase']}.json", scratch / "stderr.txt"
     write_json(path, {**specified, "scratch": str(scratch / specified["phase"])})
     with said.open("wb") as errors:
-        child = subprocess.Popen(command(path), stdout=subprocess.PIPE, stderr=errors)
-        assert child.stdout is not None
-        out = child.stdout.read()
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        child.stdout.close()
+        child = subprocess.run(command(path), stdout=subprocess.PIPE, stderr=errors, check=False)
     if child.returncode != 0:
         lines = said.read_text(errors="replace").strip().splitlines() or [""]
         raise RuntimeError(f"exit code {child.returncode}: {lines[-1]}")
-    found = json.loads(out.decode().splitlines()[-1])
-    if sys.platform == "linux":
-        found["ru_maxrss_mib"] = usage.ru_maxrss / 1024
-    return {**found, "source": SOURCE}
+    return {**json.loads(child.stdout.decode().splitlines()[-1]), "source": SOURCE}
 
 
 def analytic(subject: Subject) -> dict[str, int]:

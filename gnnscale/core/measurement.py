@@ -19,7 +19,7 @@ class Measurement:
     p99_ms, p999_ms, max_ms, p50_ci, p99_ci, throughput_per_s, stages_ms, complete, energy_j,
     size}; values that too few requests can't support are null. ``complete`` is false where the time
     limit came before the asked number of requests. size: nodes, edges and seeds of a request.
-    memory: {phase: {mib, ru_maxrss_mib, file_mib, cuda_mib, source}} and ``analytic_bytes``.
+    memory: {phase: {mib, file_mib, cuda_mib, cuda_reserved_mib, source}} and ``analytic_bytes``.
     cost: {parameters, bytes, macs, dense_macs, message_macs, layers: [...]}.
     roofline: {machine, kinds: {kind: {measured_ms, bound_ms, resource, distance}}, layers: [...]}.
     calibration: {p50_ms, n, drift}. busy: {others_share, flag, source}.

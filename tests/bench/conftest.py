@@ -7,7 +7,7 @@ from gnnscale.bench.command import bench
 
 SHORT = (
     "bench.requests=3", "bench.seconds=0.0", "bench.warmup=0", "bench.warmup_s=0.0",
-    "bench.memory=false", "bench.queries=[1,4]",
+    "bench.memory=false", "bench.roofline=false", "bench.queries=[1,4]",
 )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from compositions import toy, train
+from compositions import CATALOG, toy, train
 
 from gnnscale.bench.command import Words
 from gnnscale.bench.workloads import Unfit, asked
@@ -15,7 +15,9 @@ FIELDS = {
 
 
 def test_a_composition_is_measured_with_fresh_weights_and_says_so(measured):
-    found, stored, path = measured("sampler=neighbor", "sampler.batch_size=7")
+    found, stored, path = measured(
+        "sampler=neighbor", "sampler.batch_size=7", "bench.roofline=true"
+    )
     assert path.parts[:2] == ("runs", "bench")
     assert path.parts[2] == "synthetic-neighbor-gcn"
     assert Measurement.load(path).workloads == stored["workloads"]
@@ -74,17 +76,11 @@ def test_seed_picks_a_seed_of_a_run(measured, finished_run):
 def test_the_selected_weights_are_measured(finished_run, tmp_path):
     from gnnscale.bench.subject import build, originate
 
-    origin = originate(finished_run, [], catalog(), frozenset())
+    origin = originate(finished_run, [], CATALOG, frozenset())
     subject = build(origin, tmp_path)
     best = checkpoint.load(finished_run / "seed-0" / "checkpoint.pt")["best"]
     for name, value in subject.run.model.state_dict().items():
         assert torch.equal(value, best[name])
-
-
-def catalog():
-    from compositions import CATALOG
-
-    return CATALOG
 
 
 def test_training_workloads_put_the_weights_back(measured, monkeypatch):

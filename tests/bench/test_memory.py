@@ -62,7 +62,7 @@ def test_the_peak_is_that_of_gnu_time(subject, tmp_path):
 
 @linux
 def test_a_phase_has_a_process_of_its_own(subject, tmp_path):
-    """This process's own heap is not in it, and both of the kernel's counters agree."""
+    """This process's own heap is not in it."""
     mine = bytearray(2**29)  # 512 MiB
     mine[:: 2**12] = b"x" * len(mine[:: 2**12])
     settings = Bench(queries=[8])
@@ -70,7 +70,6 @@ def test_a_phase_has_a_process_of_its_own(subject, tmp_path):
     found = memory.measure(wanted, tmp_path / "memory")
     own = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
     assert found["mib"] < own - 200
-    assert found["mib"] == pytest.approx(found["ru_maxrss_mib"], rel=0.05)
     assert 0 < found["file_mib"] < found["mib"]
     assert found["cuda_mib"] is None
     assert "VmHWM" in found["source"]
