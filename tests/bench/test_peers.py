@@ -31,7 +31,8 @@ MODELS = {
 }  # fmt: skip
 NAMES = {  # our parameter names within one convolution -> DGL's, and whether it is transposed
     "gcn": {"weight": ("weight", False), "bias": ("bias", False)},
-    "sage": {"neighbor.weight": ("fc_neigh.weight", False), "neighbor.bias": ("fc_self.bias", False),
+    "sage": {"neighbor.weight": ("fc_neigh.weight", False),
+             "neighbor.bias": ("fc_self.bias", False),
              "self.weight": ("fc_self.weight", False), "pool.weight": ("fc_pool.weight", False),
              "pool.bias": ("fc_pool.bias", False)},
     "gat": {"weight": ("fc.weight", True), "left": ("attn_l", False), "right": ("attn_r", False)},
