@@ -122,14 +122,15 @@ def dispatch(words: list[str]) -> int:
 
 
 def _versus(words: list[str]) -> tuple[list[str], list[str] | None]:
-    """The words before ``--vs`` and the overrides after it; flags stay with the former."""
+    """The words before ``--vs``, with all flags, and the overrides after it."""
     if VS not in words:
         return words, None
     at = words.index(VS)
     after = words[at + 1 :]
     if VS in after:
         raise UsageError(f"{VS}: compares two; type it once")
-    return words[:at], list(parse(["bench", *after]).overrides)
+    found = parse(["bench", *after])
+    return [*words[:at], *found.flags], list(found.overrides)
 
 
 def say(text: str) -> None:

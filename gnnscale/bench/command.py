@@ -28,7 +28,7 @@ class Words:
         for word in overrides:
             key, _, value = word.lstrip("+").partition("=")
             if key == "run":
-                self.run = value.strip("'\"") or None
+                self.run = None if value in ("", "null") else value.strip("'\"")
             elif key == "peer":
                 self.peer = value
             elif key.split(".")[0] == GROUP:
