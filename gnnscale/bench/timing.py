@@ -42,7 +42,8 @@ def rounds(requests: Sequence[Request], rules: Bench, calibration: Calibration) 
 
     Rounds go on until every subject has ``rules.requests`` requests and ``rules.seconds`` of
     request time; where ``rules.limit_s`` passes first, what there is by then is returned. Nothing
-    is logged and no garbage is collected inside. The calibration kernel runs between rounds.
+    is logged and no garbage is collected inside. The calibration kernel runs once per round, after
+    another subject each time, so that what it does to the caches meets everybody alike.
     """
     first = [request() for request in requests]
     begun = time.perf_counter()
@@ -64,7 +65,8 @@ def rounds(requests: Sequence[Request], rules: Bench, calibration: Calibration) 
                 ns = request()
                 samples[k].append(ns)
                 total[k] += ns
-            calibration.between()
+                if k == len(samples[0]) % len(requests):  # it empties caches: each in its turn
+                    calibration.between()
             done = len(samples[0]) >= rules.requests and min(total) >= rules.seconds * 1e9
             if done or late():
                 return Timed(first, samples, done)

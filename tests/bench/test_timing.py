@@ -133,3 +133,18 @@ def test_calibration_runs_seldom_and_tells_of_drift():
 def test_settings_that_make_no_sense(wrong):
     with pytest.raises(UsageError, match=r"bench\."):
         Bench(**wrong)
+
+
+def test_the_calibration_follows_each_subject_in_its_turn():
+    log = []
+
+    class Noted(Silent):
+        def between(self):
+            log.append(("calibrate", None))
+
+    rounds([Scripted("A", log), Scripted("B", log)], rules(requests=4), Noted())
+    names = [name for name, _ in log]
+    counted = names[names.index("forget B") + 1 :]
+    assert [n for n in counted if n != "calibrate"] == ["A", "B"] * 4
+    after = [counted[i - 1] for i, n in enumerate(counted) if n == "calibrate"]
+    assert sorted(after) == ["A", "A", "B", "B"]
