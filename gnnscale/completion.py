@@ -13,6 +13,8 @@ from gnnscale.overrides import ALIASES, FLAGS, VALUED, VERBS
 
 OPEN = ("=", ".", ",", "[")
 """A candidate that ends in one of these goes on, so no blank may follow it."""
+PEERS = ("dgl", "pyg")
+"""What ``gnnscale bench`` compares with."""
 PLAIN = ("list", "report", "doctor", "completion")
 """Verbs that take no overrides."""
 
@@ -100,7 +102,7 @@ def complete(words: Sequence[str], catalog: Catalog) -> list[str]:
     flag = next((name for name, short in FLAGS.items() if flag and flag == short), flag)
     verb = next((w for w in before if w in VERBS), None)
     if word.startswith("-"):
-        found = [*FLAGS]
+        found = [*FLAGS, "--vs"] if verb == "bench" else [*FLAGS]
     elif flag in VALUED and flag != "--info":
         found = [*VALUED[flag]]
     elif verb == "completion":
@@ -115,6 +117,7 @@ def complete(words: Sequence[str], catalog: Catalog) -> list[str]:
         sign = word[: len(word) - len(word.lstrip("+"))][:2]
         rest = word.removeprefix(sign)
         found += [sign + reply for reply in _override(rest, before, catalog)]
+        found += [f"peer={name}" for name in PEERS if verb == "bench"]
     return [reply for reply in dict.fromkeys(found) if reply.startswith(word)]
 
 

@@ -157,6 +157,11 @@ def check(
         for name in config.get("teacher") or {}
         if name not in TEACHER
     ]
+    if "bench" in config:
+        problems.append(
+            "bench: says how `gnnscale bench` measures and is no part of a run; leave it out, or "
+            "type gnnscale bench ..."
+        )
     for name in ("seed", "seeds"):
         least = 0 if name == "seed" else 1
         value = config.get(name)

@@ -13,6 +13,12 @@ TOY = {  # 60 nodes, two epochs
     "trainer": {"epochs": 2},
 }
 
+SMALL = (
+    "dataset=synthetic", "dataset.nodes=60", "dataset.degree=6", "dataset.classes=3",
+    "dataset.features=8", "dataset.train=0.3", "dataset.valid=0.3", "hardware.threads=1",
+)  # fmt: skip
+"""The same graph as typed words, on one thread."""
+
 
 def configuration(changes: dict, **chosen: str) -> tuple[dict, dict]:
     """(configuration, choices) of the chosen options, everything else at its default."""

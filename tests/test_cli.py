@@ -272,3 +272,36 @@ def test_help_list_and_completion_leave_torch_alone():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "sampler=" in done.stdout
+
+
+QUICK = ("bench.requests=2", "bench.seconds=0.0", "bench.warmup=0", "bench.warmup_s=0.0",
+         "bench.memory=false", "bench.queries=[1]", "hardware.threads=1")  # fmt: skip
+
+
+def test_bench_prints_tables_and_ends_with_its_file(gnnscale, elsewhere):
+    code, out, err = gnnscale("bench", *FAST, *QUICK, "--vs", "architecture=mlp")
+    assert code == 0, err
+    path = out.splitlines()[-1]
+    assert path.startswith("runs/bench/synthetic-full-gcn/")
+    assert "calibration" in json.loads((elsewhere / path).read_text())
+    for said in ("latency", "query_1", "GCNConv", "roofline", "median ratio", "not trained"):
+        assert said in out, said
+    assert "full/model: n = 2" in err
+
+
+def test_bench_help_and_refusals(gnnscale):
+    code, out, _ = gnnscale("bench", "--help")
+    assert code == 0
+    assert "--vs" in out
+    assert "peer=dgl | pyg" in out
+    for words, said in (
+        (("train", *FAST, "--vs", "seed=1"), "--vs: compares in gnnscale bench only"),
+        (("bench", "--vs", "--vs"), "type it once"),
+        (("bench", "-m", "seed=1,2"), "gnnscale bench takes overrides"),
+        (("train", *FAST, "bench=quick"), "bench: says how `gnnscale bench` measures"),
+        (("check", *FAST, "bench.requests=3"), "bench: says how `gnnscale bench` measures"),
+        (("bench", "quantization=qat", *FAST, *QUICK), "quantization=qat: fake quantization"),
+    ):
+        code, _, err = gnnscale(*words)
+        assert code == 2, words
+        assert said in err, err

@@ -19,6 +19,20 @@ MAY_IMPORT = {
     **{group: {"core", "graph", group} for group in SIBLINGS},
     "stage": {"core", "graph", "train", "stage"},
     "report": {"core", "report"},
+    "bench": {
+        "core",
+        "graph",
+        "train",
+        "stage",
+        "bench",
+        "binding",
+        "catalog",
+        "compose",
+        "finished",
+        "jobs",
+        "lattice",
+        "overrides",
+    },
 }
 
 
