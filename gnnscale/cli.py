@@ -193,11 +193,11 @@ def complete(words: list[str]) -> int:
 def reproduce(words: list[str]) -> int:
     """``gnnscale reproduce table=NAME | --list | --document FILE``."""
     from gnnscale import jobs
-    from gnnscale.reproduce import command
+    from gnnscale.reproduce import verb
 
     jobs.set_up_log()
 
-    return command.reproduce(words, Catalog.load(user_folders(words)), say)
+    return verb.reproduce(words, Catalog.load(user_folders(words)), say)
 
 
 # -- check and train ----------------------------------------------------------------------------

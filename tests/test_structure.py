@@ -19,7 +19,9 @@ MAY_IMPORT = {
     **{group: {"core", "graph", group} for group in SIBLINGS},
     "stage": {"core", "graph", "train", "stage"},
     "report": {"core", "report"},
-}
+    "reproduce": {"core", "report", "reproduce", "catalog", "overrides", "binding", "compose",
+                  "cli"},
+}  # fmt: skip
 
 
 def imported(path: Path) -> set[str]:
@@ -64,7 +66,7 @@ def options():
 
 
 def test_every_option_file_is_seen():
-    files = [p for p in CONF.rglob("[!_]*.yaml") if p.parent != CONF]
+    files = [p for p in CONF.rglob("[!_]*.yaml") if p.parent not in (CONF, CONF / "table")]
     assert len(files) == len(options()) > 30
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from gnnscale.catalog import Catalog
 from gnnscale.core.record import write_bytes
 from gnnscale.reproduce import show
+from gnnscale.reproduce.published import Table
 from gnnscale.reproduce.result import Result, Tables
-from gnnscale.reproduce.table import Table
 from gnnscale.reproduce.verdict import FAILED, MISSED, REACHED, RULE
 
 HEAD = """\

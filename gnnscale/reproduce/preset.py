@@ -8,7 +8,7 @@ from typing import Any
 from gnnscale import compose
 from gnnscale.catalog import Catalog
 from gnnscale.overrides import normalise
-from gnnscale.reproduce.table import Row
+from gnnscale.reproduce.published import Row
 
 FREE = ("seed", "seeds", "resume", "run", "trust", "hardware", "logger")
 """Where and how a row runs, and on which seeds: not what it is."""

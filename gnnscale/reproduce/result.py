@@ -9,8 +9,8 @@ from pathlib import Path
 from gnnscale.catalog import Catalog
 from gnnscale.core.errors import UsageError
 from gnnscale.core.record import Record
+from gnnscale.reproduce.published import Row, Table
 from gnnscale.reproduce.state import missing
-from gnnscale.reproduce.table import Row, Table
 from gnnscale.reproduce.verdict import UNJUDGED, Verdict, judge
 
 ROOT = Path("runs/reproduce")

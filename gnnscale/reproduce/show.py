@@ -6,9 +6,9 @@ from pathlib import Path
 
 from gnnscale.catalog import Catalog
 from gnnscale.report.render import render
+from gnnscale.reproduce.published import Row, Table
 from gnnscale.reproduce.result import Result, Tables, result, unfinished
 from gnnscale.reproduce.state import GENERATED, data, missing
-from gnnscale.reproduce.table import Row, Table
 
 FORMATS = ("table", "markdown", "csv", "latex")
 KNOWN = ("row", "what", "dataset", "metric", "published", "verified by", "tolerance",

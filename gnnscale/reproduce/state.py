@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from gnnscale.catalog import Catalog
 from gnnscale.core.errors import UsageError
-from gnnscale.reproduce.table import Row
+from gnnscale.reproduce.published import Row
 
 GENERATED = "generated"
 

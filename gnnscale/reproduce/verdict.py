@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gnnscale.reproduce.table import Row
+from gnnscale.reproduce.published import Row
 
 RULE = """\
 A row is reached if the mean of our seeds is at least the published value minus the tolerance \

@@ -13,10 +13,10 @@ from gnnscale.core.errors import UsageError, unknown
 from gnnscale.overrides import normalise
 from gnnscale.reproduce import driver, show
 from gnnscale.reproduce.preset import differing, words
+from gnnscale.reproduce.published import Row, Table, pick, tables
 from gnnscale.reproduce.result import ROOT, Result, folder, unfinished
 from gnnscale.reproduce.show import FORMATS
 from gnnscale.reproduce.state import data, missing
-from gnnscale.reproduce.table import Row, Table, pick, tables
 from gnnscale.reproduce.verdict import FAILED, MISSED
 
 log = logging.getLogger("gnnscale")
