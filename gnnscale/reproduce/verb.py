@@ -131,15 +131,14 @@ def obstacle(row: Row, seeds: int, asked: Asked, catalog: Catalog) -> str:
     """Why a row can't run, and what to do about it; "" if it can."""
     if lacking := missing(row, catalog):
         return f"not in this version: {', '.join(lacking)}"
+    there = any(word.lstrip("+").startswith("dataset.root=") for word in asked.passed)
+    found = data(row.dataset, catalog) if not there else None
+    if found is not None and not found.there and not (asked.download and found.fetchable):
+        hint = "type download=true, or " if found.fetchable else ""
+        return f"data absent: {hint}{found.told}"
     if seeds * (row.cost.seconds if row.cost else math.inf) > asked.budget:
         return f"costs {show.cost_text(row)} s per seed, more than budget={asked.budget:g} allows"
-    if any(word.lstrip("+").startswith("dataset.root=") for word in asked.passed):
-        return ""
-    found = data(row.dataset, catalog)
-    if found.there or (asked.download and found.fetchable):
-        return ""
-    hint = "type download=true, or " if found.fetchable else ""
-    return f"data absent: {hint}{found.told}" if hint else f"data absent: {found.told}"
+    return ""
 
 
 def strange(where: Path, row: Row, catalog: Catalog) -> str:

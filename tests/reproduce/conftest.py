@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 from toys import PRESET, TABLE, write
 
@@ -29,6 +31,7 @@ def reproduce(here, catalog):
     """Run ``gnnscale reproduce``; (exit code, what it said)."""
 
     def run(*words):
+        logging.getLogger("gnnscale").handlers.clear()  # it writes to this test's standard error
         jobs.set_up_log()
         said = []
         code = verb.reproduce(words, Catalog(catalog.folders), said.append)

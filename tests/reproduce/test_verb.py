@@ -70,7 +70,7 @@ def test_list_tells_every_table_without_running_anything(reproduce, here):
     lines = said.splitlines()
     assert lines[0].startswith("table,paper,row,what,dataset,metric,published")
     assert any(line.startswith("toy,") and line.endswith("ready (generated)") for line in lines)
-    gat = next(line for line in lines if line.startswith("gat,") and ",cora,GAT" in line)
+    gat = next(line for line in lines if line.startswith("gat,") and ',cora,"GAT' in line)
     for part in ("83 ± 0.7 (quoted)", "transcribed", "data absent: https://"):
         assert part in gat
     assert len(lines) > 300
