@@ -85,7 +85,7 @@ def _machine(ran: Sequence[Result]) -> Iterator[str]:
     yield f"- Revision of gnnscale: {', '.join(revisions)}"
     if dates:
         yield f"- Runs began: {' to '.join(dict.fromkeys((dates[0], dates[-1])))}"
-    yield "- Seconds per epoch are medians over the epochs, averaged over the seeds; they say what "
+    yield "- Seconds per epoch are medians over the epochs, averaged over the seeds; they say what"
     yield "  a row costs here and are no benchmark, since rows may share the machine with others.\n"
 
 
