@@ -68,6 +68,14 @@ def long_rows(here):
     return here
 
 
+@pytest.fixture
+def endless_rows(here):
+    """Rows of which none is finished before it is stopped."""
+    endless = ["trainer.epochs=100000", "dataset.nodes=1000"]
+    write(here, {**LONG, "shared": {**LONG["shared"], "overrides": endless}})
+    return here
+
+
 def test_a_kill_at_any_moment_loses_the_epoch_in_progress(long_rows):
     words = [*COMMAND, "rows=a", "out=killed"]
     process = subprocess.Popen(words, **QUIET)
@@ -92,9 +100,9 @@ def test_a_kill_at_any_moment_loses_the_epoch_in_progress(long_rows):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_children_are_stopped_cleanly_with_the_driver(long_rows, number):
+def test_children_are_stopped_cleanly_with_the_driver(endless_rows, number):
     process = subprocess.Popen([*COMMAND, "jobs=2"], **QUIET)
-    seeds = [long_rows / f"runs/reproduce/toy/{row}/seed-0" for row in "ac"]
+    seeds = [endless_rows / f"runs/reproduce/toy/{row}/seed-0" for row in "ac"]
     wait_for(lambda: all(epochs(seed) >= 5 for seed in seeds))
     begun = children(process.pid)
     assert len(begun) == 2
@@ -109,15 +117,15 @@ def test_children_are_stopped_cleanly_with_the_driver(long_rows, number):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to be told")
-def test_children_do_not_outlive_a_driver_that_was_killed(long_rows):
+def test_children_do_not_outlive_a_driver_that_was_killed(endless_rows):
     process = subprocess.Popen([*COMMAND, "rows=a"], **QUIET)
-    wait_for(lambda: epochs(long_rows / "runs/reproduce/toy/a/seed-0") >= 2)
+    wait_for(lambda: epochs(endless_rows / "runs/reproduce/toy/a/seed-0") >= 2)
     begun = children(process.pid)
     process.kill()
     process.wait()
     wait_for(lambda: not any(alive(pid) for pid in begun), 60)
     process.stdout.close()
-    status = json.loads((long_rows / "runs/reproduce/toy/a/seed-0/status.json").read_text())
+    status = json.loads((endless_rows / "runs/reproduce/toy/a/seed-0/status.json").read_text())
     assert status["state"] == "interrupted"
 
 
