@@ -1,11 +1,11 @@
 """``docs/reproduction.md``, made of records alone: the same records give the same text."""
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gnnscale.catalog import Catalog
 from gnnscale.core.record import write_bytes
+from gnnscale.report.render import render
 from gnnscale.reproduce import show
 from gnnscale.reproduce.published import Table
 from gnnscale.reproduce.result import Result, Tables
@@ -52,8 +52,11 @@ def compose(
     for table in chosen:
         mine = [r for r in ran if r.table.name == table.name]
         if mine:
-            parts += [show.heading(table, "markdown"), *_conditions(mine), ""]
-            parts += [show.outcome(mine, "markdown"), ""]
+            parts += [
+                f"## {table.name}\n",
+                show.outcome(mine, "markdown", [*_conditions(mine)]),
+                "",
+            ]
     parts += ["## Not run here\n", *_not_run(root, found, catalog)]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -86,7 +89,7 @@ def _machine(ran: Sequence[Result]) -> Iterator[str]:
     if dates:
         yield f"- Runs began: {' to '.join(dict.fromkeys((dates[0], dates[-1])))}"
     yield "- Seconds per epoch are medians over the epochs, averaged over the seeds; they say what"
-    yield "  a row costs here and are no benchmark, since rows may share the machine with others.\n"
+    yield "  a row costs here and are no benchmark, since rows run side by side.\n"
 
 
 def _hardware(a: dict) -> str:
@@ -104,23 +107,18 @@ def _conditions(mine: Sequence[Result]) -> Iterator[str]:
             f"tolerance {show.tolerance(row)}: {row.why}"
             if row.judged
             else f"not judged: {row.why}",
-            f"`experiment={row.experiment}`",
+            f"experiment={row.experiment}",
         ]
-        yield f"- {r.name}: {'; '.join(parts)}"
+        yield f"{r.name}: {'; '.join(parts)}"
 
 
 def _not_run(root: Path, found: Sequence[Result], catalog: Catalog) -> Iterator[str]:
     lines = [
         [r.table.name, r.name, r.row.label, r.row.dataset, r.row.published.text(),
-         _linked(show.state(root, r.table, r.name, catalog))]
+         show.state(root, r.table, r.name, catalog)]
         for r in found if not r.records and not r.failed
     ]  # fmt: skip
     if lines:
-        yield show.grid(NOT_RUN, lines, "markdown")
+        yield render([show.grid(f"{len(lines)} rows", NOT_RUN, lines)], "markdown")
     else:
         yield "Nothing: every row that is listed has run."
-
-
-def _linked(text: str) -> str:
-    """Addresses as links, since some markdown readers leave bare ones alone."""
-    return re.sub(r"https?://[^\s|]+", lambda m: f"<{m[0]}>", text)

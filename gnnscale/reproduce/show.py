@@ -6,6 +6,8 @@ from pathlib import Path
 
 from gnnscale.catalog import Catalog
 from gnnscale.report.render import render
+from gnnscale.report.table import Cell, Column
+from gnnscale.report.table import Table as Grid
 from gnnscale.reproduce.published import Row, Table
 from gnnscale.reproduce.result import Result, Tables, result, unfinished
 from gnnscale.reproduce.state import GENERATED, data, missing
@@ -13,13 +15,18 @@ from gnnscale.reproduce.state import GENERATED, data, missing
 FORMATS = ("table", "markdown", "csv", "latex")
 KNOWN = ("row", "what", "dataset", "metric", "published", "verified by", "tolerance",
          "s per seed", "state here")  # fmt: skip
+LEFT = ("table", "row", "what", "dataset", "verified by", "state here", "why not run here",
+        "verdict", "paper")  # fmt: skip
 REACHED = ("row", "dataset", "metric", "published", "ours", "difference", "n", "verdict",
            "s/epoch", "seeds")  # fmt: skip
 
 
-def grid(headers: Sequence[str], lines: Sequence[Sequence[str]], form: str) -> str:
-    """Headers and cells in one of ``FORMATS``."""
-    return render(headers, lines, form)
+def grid(
+    title: str, headers: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str] = ()
+) -> Grid:
+    """Headers and cells as a table of ``gnnscale.report``, which knows the formats."""
+    columns = [Column(header, left=header in LEFT) for header in headers]
+    return Grid(title, columns, [[Cell(text) for text in line] for line in lines], list(notes))
 
 
 def state(root: Path, table: Table, name: str, catalog: Catalog) -> str:
@@ -44,31 +51,25 @@ def cost_text(row: Row) -> str:
 
 
 def listing(root: Path, known: Sequence[Table], catalog: Catalog, form: str) -> str:
-    """Every table with its rows; in CSV one table of all, with the table's name in front."""
-    parts, everything = [], []
+    """Every table with its rows."""
+    headers = ("paper", *KNOWN) if form == "csv" else KNOWN  # elsewhere it is in the notes
+    grids = []
     for table in known:
-        cells = [
-            [name, row.label, row.dataset, row.metric, row.published.text(), _verified(row),
-             tolerance(row), cost_text(row), state(root, table, name, catalog)]
+        lines = [
+            [*([table.paper] if form == "csv" else []), name, row.label, row.dataset, row.metric,
+             row.published.text(), _verified(row), tolerance(row), cost_text(row),
+             state(root, table, name, catalog)]
             for name, row in table.rows.items()
         ]  # fmt: skip
-        everything += [[table.name, table.paper, *line] for line in cells]
-        parts.append(f"{heading(table, form)}\n{grid(KNOWN, cells, form)}")
-    if form == "csv":
-        return grid(("table", "paper", *KNOWN), everything, form)
-    return "\n\n".join(parts)
+        title = table.name if form == "csv" else f"{table.name}: {table.title}"
+        grids.append(grid(title, headers, lines, about(table)))
+    return render(grids, form)
 
 
-def heading(table: Table, form: str) -> str:
-    """The table's name, title, paper, systems, notes."""
-    lines = [f"{table.name}: {table.title}", f"{table.paper}, {table.link}",
-             f"systems: {', '.join(table.systems)}"]  # fmt: skip
-    lines += [table.notes] if table.notes else []
-    if form == "markdown":
-        return "\n\n".join([f"## {lines[0]}", *lines[1:]]) + "\n"
-    if form == "latex":
-        return "\n".join(f"% {line}" for line in lines)
-    return "\n".join(lines)
+def about(table: Table) -> list[str]:
+    """Paper, systems, notes."""
+    lines = [f"{table.paper}, {table.link}", f"systems: {', '.join(table.systems)}"]
+    return [*lines, *([table.notes] if table.notes else [])]
 
 
 def _verified(row: Row) -> str:
@@ -92,14 +93,13 @@ def results(
     return [result(root, table, name, known, catalog) for name in names]
 
 
-def outcome(found: Sequence[Result], form: str) -> str:
+def outcome(found: Sequence[Result], form: str, notes: Sequence[str] = ()) -> str:
     """Published beside ours with the verdict, then the comparisons with our own baselines."""
-    text = grid(REACHED, [cells(r) for r in found], form)
+    table = found[0].table
     paired = [line for r in found if (line := comparison(r))]
-    if not paired or form == "csv":
-        return text
-    mark = {"markdown": "- ", "latex": "% "}.get(form, "")
-    return "\n".join([text, "", *(mark + line for line in paired)])
+    title = table.name if form == "csv" else f"{table.name}: {table.title}"
+    whole = grid(title, REACHED, [cells(r) for r in found], [*paired, *about(table), *notes])
+    return render([whole], form)
 
 
 def cells(r: Result) -> list[str]:

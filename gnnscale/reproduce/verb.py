@@ -92,8 +92,7 @@ def reproduce(words: Sequence[str], catalog: Catalog, say: Callable[[str], None]
     for table in chosen:
         mine = show.results(asked.out, table, picked[table.name], known, catalog)
         found += mine
-        text = show.outcome(mine, asked.format)
-        say(text if asked.format == "csv" else f"{show.heading(table, asked.format)}\n{text}\n")
+        say(show.outcome(mine, asked.format) + ("" if asked.format == "csv" else "\n"))
     for why in dict.fromkeys(left_out.values()):
         log.warning("not run: %s: %s", ", ".join(n for n, w in left_out.items() if w == why), why)
     failures = [name for name, code in codes.items() if code not in (0, 130)]
