@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow lint format wheel-check bench-synthetic bench-datasets bench-peers clean
+.PHONY: help install train test test-slow lint format wheel-check bench-synthetic bench-datasets bench-peers bench-samplers reproduce clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -50,6 +50,9 @@ bench-datasets: install ## every node set at hand x five models, about 2 hours (
 
 bench-peers: install ## training epochs against DGL (and PyG: GNNSCALE_PYG_PYTHON=...), about 40 minutes
 	scripts/bench_peers.sh $(BIN)/gnnscale
+
+reproduce: install ## run published tables, write docs/reproduction.md (GNNSCALE_DATA=DIR)
+	scripts/reproduce.sh $(BIN)/gnnscale
 
 clean: ## remove the environment and build output (runs/ is kept)
 	rm -rf $(VENV) build dist *.egg-info gnnscale.egg-info

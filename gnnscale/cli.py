@@ -26,6 +26,7 @@ gnnscale {version}: train, compress, measure and compare efficient graph neural 
       [bench=quick] [--vs ...] [peer=dgl|pyg]          machine's bounds; gnnscale bench --help
   gnnscale report [folder ...] [--out report.html]     mean ± std tables and figures of runs
       [--rows KEY --columns KEY] [--help]              test scores by two keys, e.g. dataset
+  gnnscale reproduce table=NAME | --list               published tables: run, compare, judge
   gnnscale doctor                                      what works on this machine
   gnnscale completion bash|zsh|fish                    tab completion for your shell
 
@@ -94,7 +95,7 @@ def dispatch(words: list[str]) -> int:
     """Find the verb and run it."""
     simple: dict[str, Callable[[list[str]], int]] = {
         "list": list_options, "report": report, "doctor": doctor, "completion": completion,
-        "_complete": complete,
+        "_complete": complete, "reproduce": reproduce,
     }  # fmt: skip
     if words and words[0] in simple:
         return simple[words[0]](words[1:])
@@ -237,6 +238,16 @@ def complete(words: list[str]) -> int:
 
     say("\n".join(answer(words[0] if words else "")))
     return 0
+
+
+def reproduce(words: list[str]) -> int:
+    """``gnnscale reproduce table=NAME | --list | --document FILE``."""
+    from gnnscale import jobs
+    from gnnscale.reproduce import verb
+
+    jobs.set_up_log()
+
+    return verb.reproduce(words, Catalog.load(user_folders(words)), say)
 
 
 # -- check and train ----------------------------------------------------------------------------

@@ -33,7 +33,9 @@ MAY_IMPORT = {
         "lattice",
         "overrides",
     },
-}
+    "reproduce": {"core", "report", "reproduce", "catalog", "overrides", "binding", "compose",
+                  "cli"},
+}  # fmt: skip
 
 
 def imported(path: Path) -> set[str]:
@@ -78,7 +80,7 @@ def options():
 
 
 def test_every_option_file_is_seen():
-    files = [p for p in CONF.rglob("[!_]*.yaml") if p.parent != CONF]
+    files = [p for p in CONF.rglob("[!_]*.yaml") if p.parent not in (CONF, CONF / "table")]
     assert len(files) == len(options()) > 30
 
 

@@ -36,16 +36,18 @@ class Trainer(Component):
     """How long to train, and what is kept.
 
     epochs: at most. patience: stop after this many evaluations without a gain of more than
-    min_delta on the validation score (None: never). time_budget_s: stop after the epoch in which
+    min_delta on the validation split (None: never). monitor: what a gain is, and which weights are
+    the best: score, loss or both (``Patience``). time_budget_s: stop after the epoch in which
     this many seconds of training were reached. clip: largest norm of all gradients together.
-    evaluate_every, checkpoint_every: in epochs. selection: weights of the best validation score or
-    of the last epoch. decay: optimizer.weight_decay on all parameters or on the first layer's only
+    evaluate_every, checkpoint_every: in epochs. selection: the best weights, or those of the last
+    epoch. decay: optimizer.weight_decay on all parameters or on the first layer's only
     (Kipf & Welling 2017, sec. 5.2).
     """
 
     epochs: Count = 200
     patience: Count | None = None
     min_delta: NonNegative = 0.0
+    monitor: Literal["score", "loss", "both"] = "score"
     time_budget_s: Positive | None = None
     clip: Positive | None = None
     evaluate_every: Count = 1
@@ -94,7 +96,9 @@ class Run:
     def __post_init__(self) -> None:
         self.device = self.hardware.device
         self.train_data, self.train_ids = training_graph(self.data)
-        self.patience = Patience(self.trainer.patience, self.trainer.min_delta)
+        self.patience = Patience(
+            self.trainer.patience, self.trainer.min_delta, self.trainer.monitor
+        )
         self.best: dict[str, Tensor] | None = None
         self.losses: list[Tensor] = []
         self.last_loss = math.nan
@@ -207,8 +211,8 @@ class Run:
             )
         return losses.mean().item()
 
-    def validate(self) -> float:
-        """Score of the validation split by exact inference."""
+    def validate(self) -> tuple[float, float]:
+        """(score, mean loss) of the validation split by exact inference."""
         rows = self.data.splits["valid"]
         start = self.meter.now()
         histories = self.sampler.histories
@@ -217,11 +221,15 @@ class Run:
         with self.meter.step("validate"):
             observe = self.sampler.refresh if shared else None
             logits = self.inference.observed(self.model, self.data, rows, self.device, observe)
-            score = self.data.task.score(logits, self.data.y[rows].to(self.device))
+            y = self.data.y[rows].to(self.device)
+            score = self.data.task.score(logits, y)
+            loss = math.nan
+            if self.trainer.monitor != "score":
+                loss = self.data.task.losses(logits.float(), y).mean().item()
         if histories and not shared:
             self.refresh()
         self.meter.evaluations.append(self.meter.now() - start)
-        return score
+        return score, loss
 
     def refresh(self) -> None:
         """Show the sampler the exact levels of the training graph under the present weights."""
@@ -241,9 +249,11 @@ class Run:
         self.meter.epochs.append(train_s)
         stop = False
         if last or (self.epoch + 1) % self.trainer.evaluate_every == 0:
-            score = self.validate()
+            score, loss = self.validate()
             metrics["valid"] = score
-            better, stop = self.patience.hear(score, self.epoch)
+            if self.trainer.monitor != "score":
+                metrics["valid_loss"] = loss
+            better, stop = self.patience.hear(score, self.epoch, loss)
             if self.trainer.selection == "best" and better:
                 self.best = {k: v.clone() for k, v in self.model.state_dict().items()}
             if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):

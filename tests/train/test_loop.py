@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -199,3 +200,16 @@ def test_a_sampler_with_its_own_inference_predicts_by_it(tmp_path, monkeypatch):
     train(toy(), tmp_path)
     assert asked[0] == int(60 * 0.3), "validation"
     assert set(asked[2:]) == {60}, "evaluation of every node"
+
+
+def test_the_lowest_validation_loss_is_kept_where_loss_is_monitored(tmp_path):
+    changes = {"trainer": {"epochs": 12, "monitor": "loss"}, "optimizer": {"lr": 0.3}}
+    (record,) = train(toy(changes), tmp_path)
+    lines = (tmp_path / "seed-0/metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["valid_loss"] for line in lines]
+    assert len(losses) == 12
+    assert record.metric["best_epoch"] == losses.index(min(losses)) < 11
+    # and it is the loss of the validation rows under the kept weights
+    run = compose.build(toy(changes), 0, tmp_path / "seed-0")
+    run.restore(tmp_path / "seed-0")
+    assert run.validate() == pytest.approx((record.metric["valid"], min(losses)))
