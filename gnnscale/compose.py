@@ -282,7 +282,7 @@ def build(
 ) -> Run:
     """Load the data and make the run of one seed.
 
-    ``shape``: sizes of the model; None: those of the data.
+    ``shape``: its classes are those of the model; None: those of the data.
     """
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -297,9 +297,12 @@ def build(
         data = make("dataset").load(seed)
     sampler = make("sampler")
     Key(seed, "init").seed_torch()
-    model = make("architecture", shape or sampler.shape(data))
+    sizes = sampler.shape(data)
+    if shape is not None:
+        sizes = replace(sizes, classes=shape.classes)
+    model = make("architecture", sizes)
     inference = make("inference") if sampler.inference == "exact" else Own(sampler)
-    inference.scope = hardware.scope
+    inference.scope, inference.view = hardware.scope, sampler.view
     quantizer = make("quantization")
     if quantizer is not None:
         quantizer.attach(model)

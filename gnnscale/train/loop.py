@@ -39,8 +39,8 @@ class Trainer(Component):
     min_delta on the validation score (None: never). time_budget_s: stop after the epoch in which
     this many seconds of training were reached. clip: largest norm of all gradients together.
     evaluate_every, checkpoint_every: in epochs. selection: weights of the best validation score or
-    of the last epoch. decay: optimizer.weight_decay on all parameters or on the first layer's only
-    (Kipf & Welling 2017, sec. 5.2).
+    of the last epoch. decay: optimizer.weight_decay on all parameters, on the first layer's only
+    (Kipf & Welling 2017, sec. 5.2), or on all of the model's but the last layer's (GNNAutoScale).
     """
 
     epochs: Count = 200
@@ -51,7 +51,7 @@ class Trainer(Component):
     evaluate_every: Count = 1
     checkpoint_every: Count = 1
     selection: Literal["best", "last"] = "best"
-    decay: Literal["all", "first"] = "all"
+    decay: Literal["all", "first", "not_last"] = "all"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -101,7 +101,9 @@ class Run:
 
     def prepare(self) -> None:
         """Let the sampler do what all epochs share."""
+        self.sampler.folder = self.folder
         self.sampler.prepare(self.train_data, self.model.need, Key(self.seed, "prepare"))
+        self.notes.extend(self.sampler.facts())
 
     def start(self) -> None:
         """Attach terms, make the optimizer, and take up a checkpoint if there is one."""
@@ -132,10 +134,14 @@ class Run:
         everything += [p for p in self.objective.parameters() if p.requires_grad]
         if self.trainer.decay == "all":
             return [{"params": everything}]
-        first = {id(p) for p in self.model.first()}  # type: ignore[operator]
+        if self.trainer.decay == "first":
+            decayed = {id(p) for p in self.model.first()}  # type: ignore[operator]
+        else:
+            last = {id(p) for p in self.model.last()}  # type: ignore[operator]
+            decayed = {id(p) for p in self.model.parameters()} - last
         return [
-            {"params": [p for p in everything if id(p) in first]},
-            {"params": [p for p in everything if id(p) not in first], "weight_decay": 0.0},
+            {"params": [p for p in everything if id(p) in decayed]},
+            {"params": [p for p in everything if id(p) not in decayed], "weight_decay": 0.0},
         ]
 
     @property
@@ -218,7 +224,7 @@ class Run:
     def refresh(self) -> None:
         """Show the sampler the exact levels of the training graph under the present weights."""
         exact = self.inference if self.inference.observable else Full()
-        exact.scope = self.inference.scope
+        exact.scope, exact.view = self.inference.scope, self.inference.view
         nobody = torch.empty(0, dtype=torch.int64)
         with self.meter.step("refresh"):
             exact.observed(self.model, self.train_data, nobody, self.device, self.sampler.refresh)
