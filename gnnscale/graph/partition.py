@@ -1,11 +1,5 @@
 """Nodes divided into parts: by METIS, so that few edges are cut, or at random."""
 
-import contextlib
-import io
-import logging
-import os
-import tempfile
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -13,11 +7,9 @@ import torch
 from torch import Tensor
 
 from gnnscale.core.errors import UsageError
-from gnnscale.core.host import dgl
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.random import Key
-
-log = logging.getLogger("gnnscale")
+from gnnscale.graph.simple import simple
 
 Method = Literal["metis", "random"]
 
@@ -68,12 +60,14 @@ class Parts:
 def partition(adj: Adjacency, parts: int, method: Method, key: Key) -> Parts:
     """Divide the nodes of a square ``adj`` into ``parts``, sizes as equal as they can be.
 
-    METIS (Karypis & Kumar, SIAM J. Sci. Comput. 1998) by DGL sees the graph symmetrised and without
-    self-loops, and bisects it recursively: DGL's other mode, k-way, gives other parts in the first
-    call of a process than in later ones (measured with DGL 2.1). It has a fixed seed of its own, so
-    its parts are a function of the graph, the same for every ``key``. Where it leaves a part empty
-    (parts nearly as many as nodes), one node of the largest part goes there. Random parts are drawn
-    from ``key`` and differ in size by at most one.
+    METIS (Karypis & Kumar, SIAM J. Sci. Comput. 1998) sees the graph symmetrised and without
+    self-loops and has a fixed seed of its own, so its parts are a function of the graph, the same
+    for every ``key``. Where it leaves a part empty (parts nearly as many as nodes), one node of the
+    largest part goes there. Random parts are drawn from ``key`` and differ in size by at most one.
+
+    Not by ``dgl.metis_partition_assignment``: its METIS reads memory that was never written, so
+    that one graph gets different parts in one process (DGL 2.1, both modes), and it kills the
+    process on one part or on a graph without edges.
 
     Raises: UsageError unless there are at least as many nodes as parts.
     """
@@ -89,28 +83,19 @@ def partition(adj: Adjacency, parts: int, method: Method, key: Key) -> Parts:
         of[order] = torch.arange(n) % parts
     elif parts == n:
         of = torch.arange(n)
-    elif parts == 1 or adj.n_edges == 0:  # METIS divides by zero here and takes the process along
-        of = torch.arange(n) * parts // n
     else:
         of = _filled(_metis(adj, parts), parts)
     return Parts(of, parts)
 
 
 def _metis(adj: Adjacency, parts: int) -> Tensor:
-    """[N] int64 part of each node, by multilevel recursive bisection for few cut edges."""
-    src, dst = adj.indices.long(), adj.dst.long()
-    kept = src != dst
-    graph = dgl.graph((src[kept], dst[kept]), num_nodes=adj.n_dst)
-    if graph.num_edges() == 0:
-        return torch.arange(adj.n_dst) * parts // adj.n_dst
-    with _quiet():
-        found = dgl.metis_partition_assignment(graph, parts, mode="recursive")
-    if found is None:
-        raise UsageError(
-            f"sampler.parts={parts}: METIS failed on this graph; choose fewer parts or "
-            "sampler.method=random"
-        )
-    return found
+    """[N] int64 part of each node, with few cut edges: bisection for up to 8 parts, else k-way."""
+    import pymetis
+
+    both, _ = simple(adj.indices, adj.dst, adj.n_dst)
+    ends = pymetis.CSRAdjacency(both.indptr.numpy(), both.indices.numpy().astype(np.int64))
+    _, found = pymetis.part_graph(parts, ends, options=pymetis.Options(seed=1))
+    return torch.from_numpy(np.asarray(found, np.int64))
 
 
 def _filled(of: Tensor, parts: int) -> Tensor:
@@ -122,25 +107,6 @@ def _filled(of: Tensor, parts: int) -> Tensor:
         sizes[largest] -= 1
         sizes[empty] += 1
     return of
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """DGL prints its progress, from Python and from C++; it goes to the log, as debugging."""
-    said = io.StringIO()
-    with tempfile.TemporaryFile() as file:
-        kept = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            with contextlib.redirect_stdout(said):
-                yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-        file.seek(0)
-        native = file.read().decode(errors="replace")
-    for line in (said.getvalue() + native).splitlines():
-        log.debug("metis: %s", line)
 
 
 def grouped(parts: int, batch_parts: int) -> None:

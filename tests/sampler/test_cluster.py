@@ -178,7 +178,7 @@ def test_inductive_data_divides_the_training_graph_only(sixty):
 def test_the_record_says_what_was_cut_and_a_checkpoint_holds_the_division(sixty):
     sampler = made(sixty, Need(1), 5, 1)
     (line,) = sampler.facts()
-    assert line.startswith("partition: metis, 5 parts of 11 to 13 nodes, ")
+    assert line.startswith("partition: metis, 5 parts of 12 to 12 nodes, ")
     other = made(sixty, Need(1), 5, 1, "random")
     assert not torch.equal(other.divided.of, sampler.divided.of)
     other.load(sampler.state())

@@ -260,7 +260,8 @@ def test_half_precision_and_mapped_histories(sixty, tmp_path):
 # -- runs -----------------------------------------------------------------------------------------
 
 RUN = {"trainer": {"epochs": 6, "evaluate_every": 3}, "sampler": {"parts": 6, "batch_parts": 1},
-       "dataset": {"nodes": 120}, "hardware": {"threads": 1}, "architecture": {"depth": 3}}  # fmt: skip
+       "dataset": {"nodes": 120}, "hardware": {"threads": 1},
+       "architecture": {"depth": 3}}  # fmt: skip
 
 
 def cut_short(folder, plan, epochs):
