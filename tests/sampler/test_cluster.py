@@ -1,8 +1,11 @@
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
+from compositions import CATALOG, toy, train
 
+from gnnscale import finished
 from gnnscale.architecture.egc import EGC
 from gnnscale.architecture.gat import GAT
 from gnnscale.architecture.gcn import GCN
@@ -222,6 +225,18 @@ def test_inference_reads_the_same_input_whatever_the_parts(sixty):
     with torch.no_grad():
         part = batch(made(sixty, model.need, 5, 5, precalc=True), range(5))
         torch.testing.assert_close(model(part).logits, said[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("architecture", ["sage", "mlp"])
+def test_a_run_with_precalculated_features_is_scored_and_predicts(architecture, tmp_path):
+    changes = {"sampler": {"parts": 6, "precalc": True}, "trainer": {"epochs": 3}}
+    (record,) = train(toy(changes, sampler="cluster", architecture=architecture), tmp_path)
+    assert record.data["features"] == 8  # of the data; the model reads twice as many
+    assert any(note.startswith("partition: metis, 6 parts") for note in record.notes)
+    path = finished.predict(tmp_path, [], None, None, CATALOG, frozenset())
+    table = pd.read_csv(path)
+    assert len(table) == 60
+    assert table["split"].value_counts()["train"] == 18
 
 
 # -- odd graphs -----------------------------------------------------------------------------------
