@@ -287,7 +287,7 @@ def build(
 ) -> Run:
     """Load the data and make the run of one seed.
 
-    ``shape``: sizes of the model; None: those of the data.
+    ``shape``: its classes are those of the model; None: those of the data.
     """
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -302,7 +302,9 @@ def build(
         data = make("dataset").load(seed)
     sampler = make("sampler")
     quantizer = make("quantization")
-    sizes = shape or sampler.shape(data)
+    sizes = sampler.shape(data)
+    if shape is not None:
+        sizes = replace(sizes, classes=shape.classes)
 
     def make_model() -> Any:
         model = make("architecture", sizes)
@@ -313,7 +315,7 @@ def build(
     Key(seed, "init").seed_torch()
     model = make_model()
     inference = make("inference") if sampler.inference == "exact" else Own(sampler)
-    inference.scope = hardware.scope
+    inference.scope, inference.view = hardware.scope, sampler.view
     terms = {bound.option: bound.make() for bound in plan.parts.get("distillation", [])}
     return Run(
         folder=folder,

@@ -86,7 +86,7 @@ REFUSED = [
     (("seed=-1",), ["seed=-1", ">= 0"]),
     (("quantization.weight_bits=4",), ["quantization", "none"]),
     (("distillation.logit.alpha=0.1",), ["distillation", "logit", "not selected"]),
-    (("distillation=logit",), ["recipe=distill", "distillation=none"]),
+    (("distillation=logit",), ["recipe=distill", "distillation=", "none"]),
     (("sampler=neighbor", "sampler.fanouts=[5,5,5]"), ["2 message-passing layers"]),
     (("sampler=neighbor", "sampler.fanouts=0"), ["sampler.fanouts=0"]),
     (("hardware=cuda", "hardware.device=cuda:99"), ["cuda:99", "hardware=cpu"]),

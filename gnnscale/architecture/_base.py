@@ -134,6 +134,11 @@ class Model(nn.Module, Component):
         stem = [self.encoder, *self.layers, self.head]
         return next(p for p in (list(m.parameters()) for m in stem) if p)
 
+    def last(self) -> list[nn.Parameter]:
+        """Parameters of the last transformation, which some papers leave without weight decay."""
+        stem = [self.head, *reversed(self.layers), self.encoder]
+        return next(p for p in (list(m.parameters()) for m in stem) if p)
+
     def stack(
         self,
         shape: Shape,

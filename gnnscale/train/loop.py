@@ -40,8 +40,8 @@ class Trainer(Component):
     the best: score, loss or both (``Patience``). time_budget_s: stop after the epoch in which
     this many seconds of training were reached. clip: largest norm of all gradients together.
     evaluate_every, checkpoint_every: in epochs. selection: the best weights, or those of the last
-    epoch. decay: optimizer.weight_decay on all parameters or on the first layer's only
-    (Kipf & Welling 2017, sec. 5.2).
+    epoch. decay: optimizer.weight_decay on all parameters, on the first layer's only (Kipf &
+    Welling 2017, sec. 5.2), or on all of the model's but the last layer's (GNNAutoScale).
     """
 
     epochs: Count = 200
@@ -53,7 +53,7 @@ class Trainer(Component):
     evaluate_every: Count = 1
     checkpoint_every: Count = 1
     selection: Literal["best", "last"] = "best"
-    decay: Literal["all", "first"] = "all"
+    decay: Literal["all", "first", "not_last"] = "all"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -107,7 +107,9 @@ class Run:
 
     def prepare(self) -> None:
         """Let the sampler do what all epochs share."""
+        self.sampler.folder = self.folder
         self.sampler.prepare(self.train_data, self.model.need, Key(self.seed, "prepare"))
+        self.notes.extend(self.sampler.facts())
 
     def start(self) -> None:
         """Make ready to train, from a checkpoint if there is one."""
@@ -144,10 +146,14 @@ class Run:
         everything += [p for p in self.objective.parameters() if p.requires_grad]
         if self.trainer.decay == "all":
             return [{"params": everything}]
-        first = {id(p) for p in self.model.first()}  # type: ignore[operator]
+        if self.trainer.decay == "first":
+            decayed = {id(p) for p in self.model.first()}  # type: ignore[operator]
+        else:
+            last = {id(p) for p in self.model.last()}  # type: ignore[operator]
+            decayed = {id(p) for p in self.model.parameters()} - last
         return [
-            {"params": [p for p in everything if id(p) in first]},
-            {"params": [p for p in everything if id(p) not in first], "weight_decay": 0.0},
+            {"params": [p for p in everything if id(p) in decayed]},
+            {"params": [p for p in everything if id(p) not in decayed], "weight_decay": 0.0},
         ]
 
     @property
@@ -234,7 +240,7 @@ class Run:
     def refresh(self) -> None:
         """Show the sampler the exact levels of the training graph under the present weights."""
         exact = self.inference if self.inference.observable else Full()
-        exact.scope = self.inference.scope
+        exact.scope, exact.view = self.inference.scope, self.inference.view
         nobody = torch.empty(0, dtype=torch.int64)
         with self.meter.step("refresh"):
             exact.observed(self.model, self.train_data, nobody, self.device, self.sampler.refresh)

@@ -31,6 +31,8 @@ class Inference(Component):
         self._whole: tuple[GraphData, tuple, Batch] | None = None
         self.scope: Callable[[], AbstractContextManager] = nullcontext
         """The precision to compute in; the run's hardware sets it."""
+        self.view: Callable[[GraphData], GraphData] = lambda data: data
+        """The graph as the sampler lets the model read it."""
         self.observe: Observer | None = None
         """Who is shown the levels of the present call; set by ``observed``."""
 
@@ -53,7 +55,7 @@ class Inference(Component):
                 torch.no_grad(),
                 self.scope(),
             ):  # inference_mode would spoil what the graph caches for training
-                return self.logits(model, data, rows.to(device), device)
+                return self.logits(model, self.view(data), rows.to(device), device)
         finally:
             model.train(training)
 

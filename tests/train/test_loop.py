@@ -49,6 +49,19 @@ def test_decay_first_puts_weight_decay_on_the_first_layer_only(tmp_path):
     assert len(first["params"]) + len(rest["params"]) == len(list(run.model.parameters()))
 
 
+@pytest.mark.parametrize("stem", [False, True])
+def test_decay_not_last_leaves_out_the_last_layer_only(stem, tmp_path):
+    run = built(
+        tmp_path, changes={"trainer": {"decay": "not_last"}, "architecture": {"stem": stem}}
+    )
+    decayed, rest = run.optimizer.param_groups
+    last = run.model.head if stem else run.model.layers[-1]
+    assert {id(p) for p in rest["params"]} == {id(p) for p in last.parameters()}
+    assert decayed["weight_decay"] == 5e-4
+    assert rest["weight_decay"] == 0
+    assert len(decayed["params"]) + len(rest["params"]) == len(list(run.model.parameters()))
+
+
 def test_the_closure_of_one_step_draws_the_same_dropout_each_time(tmp_path):
     run = built(tmp_path)
     seen = []
