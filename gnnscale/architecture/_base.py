@@ -1,6 +1,7 @@
 """A model is a list of layers between an encoder and a head; the forward pass is written once."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -160,6 +161,7 @@ class Model(nn.Module, Component):
                     )
                 )
             return
+        self.need = replace(self.need, stem=True)
         self.encoder = Dense(shape.features, hidden)
         self.head = Dense(hidden, shape.classes, rows="dst")
         for _ in range(depth):
