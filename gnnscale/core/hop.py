@@ -130,7 +130,7 @@ class Hop:
 
     def pinned(self) -> "Hop":
         """The same hop in page-locked memory."""
-        held = {n: v.pinned() if isinstance(v, Hop) else v.pin_memory()
+        held: dict[str, Any] = {n: v.pinned() if isinstance(v, Hop) else v.pin_memory()
                 for n, v in self.parts().items()}  # fmt: skip
         return replace(self, **held)
 

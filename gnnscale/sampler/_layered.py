@@ -107,7 +107,7 @@ class Layered(Sampler):
         word = np.uint64(key.at(self.purpose, key.epoch, key.step).word)
         nodes, hops = index.long(), []
         for layer in reversed(range(self.need.depth)):
-            hop, nodes = self.hop(layer, nodes, np.uint64(draw(word, layer)))
+            hop, nodes = self.hop(layer, nodes, self.stream(word, layer))
             hops.append(hop)
         data = self.data
         return Batch(
@@ -115,6 +115,10 @@ class Layered(Sampler):
             rows=torch.arange(len(index)), ids=index, y=take(data.y, index),
             labeled=take(self.labeled, index), key=(key.seed, key.epoch, key.step),
         )  # fmt: skip
+
+    def stream(self, word: np.uint64, layer: int) -> np.uint64:
+        """The random stream of one layer of the step that ``word`` names."""
+        return np.uint64(draw(word, layer))
 
     def hop(self, layer: int, targets: Tensor, word: np.uint64) -> tuple[Hop, Tensor]:
         """One drawn step into ``targets`` [n] and the nodes of its sources [n_src]."""

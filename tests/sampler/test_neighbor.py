@@ -16,8 +16,8 @@ from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Need
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.random import Key
-from gnnscale.graph.whole import training_graph, whole_batch
 from gnnscale.graph.drawn import choose
+from gnnscale.graph.whole import training_graph, whole_batch
 from gnnscale.sampler.neighbor import Neighbor
 
 KEY = Key(3, "prepare")
