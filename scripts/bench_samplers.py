@@ -158,7 +158,7 @@ def main():
         for gather in (False, True):
             ms = [1e3 * s / k for s, _, k in found[name, gather]]
             rate = statistics.median(n / s for s, n, _ in found[name, gather])
-            low, _, high = statistics.quantiles(ms)
+            low, _, high = statistics.quantiles(ms, method="inclusive")
             cells += [f"{statistics.median(ms):.2f}", f"{low:.2f} to {high:.2f}",
                       f"{rate / 1e6:.2f} M"]  # fmt: skip
         size = statistics.mean(n / k for _, n, k in found[name, True])
