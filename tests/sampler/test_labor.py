@@ -1,5 +1,7 @@
 import itertools
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Need
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.random import Key
+from gnnscale.dataset.planetoid import Planetoid
 from gnnscale.graph.induce import scratch
 from gnnscale.graph.whole import training_graph, whole_batch
 from gnnscale.sampler.labor import Labor, importances, solve
@@ -261,6 +264,24 @@ def test_fewer_distinct_nodes_than_neighbour_sampling(importance):
         count[name] = np.mean(sizes)
     assert count["labor"] < 0.9 * count["neighbor"]
     assert count["dependent"] < count["labor"]
+
+
+def test_fewer_distinct_nodes_on_cora():
+    """Mean input nodes of 20 batches of 140, two layers of 2; draws are functions of the key."""
+    root = os.environ.get("GNNSCALE_DATA") or Path(__file__).resolve().parents[3] / "shared/data"
+    if not Path(root, "planetoid").is_dir():
+        pytest.skip(f"planetoid is not in {root}")
+    data, count = Planetoid("cora", root=str(root)).load(0), {}
+    seeds = torch.randperm(data.nodes, generator=torch.Generator().manual_seed(0))[:140]
+    for name, sampler in {
+        "neighbor": Neighbor(2),
+        "labor-0": Labor(2),
+        "labor-1": Labor(2, importance=1),
+        "labor-*": Labor(2, importance=-1),
+    }.items():
+        sampler.prepare(data, Need(2, "sym", "diag"), Key(0, "prepare"))
+        count[name] = sum(len(batch(sampler, seeds, step).nodes) for step in range(20)) / 20
+    assert count["labor-*"] < count["labor-1"] < count["labor-0"] < count["neighbor"]
 
 
 def test_draws_do_not_depend_on_order_or_other_seeds(sixty):
