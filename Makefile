@@ -54,5 +54,8 @@ bench-peers: install ## training epochs against DGL (and PyG: GNNSCALE_PYG_PYTHO
 reproduce: install ## run published tables, write docs/reproduction.md (GNNSCALE_DATA=DIR)
 	scripts/reproduce.sh $(BIN)/gnnscale
 
+bench-samplers: install ## our samplers beside DGL's own, interleaved, minutes
+	$(BIN)/python scripts/bench_samplers.py
+
 clean: ## remove the environment and build output (runs/ is kept)
 	rm -rf $(VENV) build dist *.egg-info gnnscale.egg-info

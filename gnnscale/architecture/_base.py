@@ -180,6 +180,7 @@ class Model(nn.Module, Component):
                     )
                 )
             return
+        self.need = replace(self.need, stem=True)
         self.encoder = Dense(shape.features, hidden)
         self.head = Dense(hidden, shape.classes, rows="dst")
         for _ in range(depth):
