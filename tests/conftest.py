@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from compositions import silenced
 from torch import nn
 from torch.autograd import gradcheck
 from torch.func import functional_call
@@ -85,14 +86,6 @@ def alone(data: GraphData, node: int) -> GraphData:
         y=data.y[node : node + 1],
         splits={"train": here, "valid": nothing, "test": nothing},
     )
-
-
-def silenced(model: nn.Module) -> None:
-    """Set every dropout rate of a model to zero."""
-    for module in model.modules():
-        for name in ("drop_in", "drop_out", "attention_dropout", "p"):
-            if hasattr(module, name):
-                setattr(module, name, 0.0)
 
 
 @pytest.fixture

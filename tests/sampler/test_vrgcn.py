@@ -4,8 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from compositions import quiet_metrics, toy, train
-from conftest import silence
+from compositions import quiet_metrics, silenced, toy, train
 
 from gnnscale import compose
 from gnnscale.architecture.egc import EGC
@@ -59,7 +58,7 @@ def batch(sampler, seeds, step=0, write=True):
 def model_of(make, data):
     torch.manual_seed(0)
     model = make(data.shape).double()
-    silence(model)
+    silenced(model)
     return model
 
 
