@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow lint format wheel-check bench-synthetic bench-datasets clean
+.PHONY: help install train test test-slow lint format wheel-check bench-synthetic bench-datasets bench-peers bench-samplers reproduce clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -47,6 +47,15 @@ bench-synthetic: install ## SAINT + EGC on 10^6 nodes and 10^7 edges: epoch time
 bench-datasets: install ## every node set at hand x five models, about 2 hours (GNNSCALE_DATA=DIR)
 	scripts/bench_datasets.sh $(BIN)/gnnscale runs/datasets
 	$(BIN)/gnnscale report runs/datasets --rows dataset --columns architecture --format markdown
+
+bench-peers: install ## training epochs against DGL (and PyG: GNNSCALE_PYG_PYTHON=...), about 40 minutes
+	scripts/bench_peers.sh $(BIN)/gnnscale
+
+reproduce: install ## run published tables, write docs/reproduction.md (GNNSCALE_DATA=DIR)
+	scripts/reproduce.sh $(BIN)/gnnscale
+
+bench-samplers: install ## our samplers beside DGL's own, interleaved, minutes
+	$(BIN)/python scripts/bench_samplers.py
 
 clean: ## remove the environment and build output (runs/ is kept)
 	rm -rf $(VENV) build dist *.egg-info gnnscale.egg-info

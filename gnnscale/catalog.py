@@ -30,6 +30,8 @@ GROUPS = (
     "inference",
     "experiment",
 )
+TABLES = "table"
+"""The folder of published tables, which `gnnscale reproduce` reads; no group of the composition."""
 PRIMARY = "train.yaml"
 LOCAL = "gnnscale_conf"
 VARIABLE = "GNNSCALE_CONFIG_DIR"
@@ -172,7 +174,7 @@ class Catalog:
             for folder in parent.iterdir()
             if folder.is_dir() and not folder.name.startswith((".", "_"))
         }
-        own = sorted(found - set(GROUPS) - {"hydra"})
+        own = sorted(found - set(GROUPS) - {"hydra", TABLES})
         return (*GROUPS, *(group for group in own if self.options(group)))
 
     def options(self, group: str) -> dict[str, Option]:

@@ -1,6 +1,5 @@
 """The command line: verbs, each a thin entry point. torch and DGL load only when a run starts."""
 
-import argparse
 import logging
 import os
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 from gnnscale import __version__
 from gnnscale.catalog import Catalog, user_folders
 from gnnscale.core.errors import UsageError, unknown
-from gnnscale.overrides import Request, normalise, parse
+from gnnscale.overrides import ALIASES, Request, normalise, parse
 
 log = logging.getLogger("gnnscale")
 
@@ -23,8 +22,11 @@ gnnscale {version}: train, compress, measure and compare efficient graph neural 
   gnnscale check  [group=option ...] [key=value ...]   validate a composition without loading data
   gnnscale list   [group]                              groups, options, presets, papers
   gnnscale predict run=FOLDER [seed=K] [out=FILE.csv]  class probabilities of every node
-  gnnscale report [folder ...] [--format markdown]     mean ± std tables from run folders
-      [--rows KEY --columns KEY]                       test scores by two keys, e.g. dataset
+  gnnscale bench  [run=FOLDER | group=option ...]      latency, memory, cost, distance from the
+      [bench=quick] [--vs ...] [peer=dgl|pyg]          machine's bounds; gnnscale bench --help
+  gnnscale report [folder ...] [--out report.html]     mean ± std tables and figures of runs
+      [--rows KEY --columns KEY] [--help]              test scores by two keys, e.g. dataset
+  gnnscale reproduce table=NAME | --list               published tables: run, compare, judge
   gnnscale doctor                                      what works on this machine
   gnnscale completion bash|zsh|fish                    tab completion for your shell
 
@@ -43,6 +45,34 @@ Keys you will want:
 `+sampler=saint`, `sampler=saint` and `++sampler=saint` mean the same; model and arch stand for
 architecture, data for dataset. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
 """
+
+BENCH = """\
+gnnscale bench [run=FOLDER | group=option ...] [bench=quick] [bench.KEY=VALUE ...]
+               [peer=dgl|pyg] [--vs group=option ... | --vs run=OTHER]
+
+Measures latency (percentiles with intervals), peak memory per phase, parameters, bytes and
+multiply-accumulates, and how far each kind of layer is from what this machine can do.
+
+  run=FOLDER            the selected weights of a finished run (seed=K, a seed's folder or its
+                        checkpoint.pt pick the seed); without it, a composition's fresh weights
+  --vs WORDS ...        a second composition: these words on top of the first ones, or run=OTHER.
+                        Requests are made in turn, A B A B; ratios are taken pair by pair
+  peer=dgl | pyg        the same model from that library's layers and loaders, in turn with ours
+  bench=quick           at least 30 requests and 1 s each, no memory phases (default: 200 and 5 s)
+  bench.workloads=[full,query,step,epoch]   [] only counts      bench.scopes=[model,end2end]
+  bench.queries=[1,32,1024]                 bench.trace=FOLDER  chrome traces
+  `gnnscale list bench` shows every key
+
+Examples:
+  gnnscale bench dataset=cora architecture=gat bench=quick
+  gnnscale bench run=runs/train/digits-full-gcn/20261123T204943040944-f4da
+  gnnscale bench architecture=gcn --vs architecture=sage
+  gnnscale bench dataset=synthetic architecture=gcn peer=dgl bench.workloads=[epoch]
+
+Writes bench.json below runs/bench, or seed-K/bench/<time>.json beside the weights; the last line
+is its path. How to read the figures: docs/measuring.md.
+"""
+VS = "--vs"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -65,22 +95,42 @@ def dispatch(words: list[str]) -> int:
     """Find the verb and run it."""
     simple: dict[str, Callable[[list[str]], int]] = {
         "list": list_options, "report": report, "doctor": doctor, "completion": completion,
-        "_complete": complete,
+        "_complete": complete, "reproduce": reproduce,
     }  # fmt: skip
     if words and words[0] in simple:
         return simple[words[0]](words[1:])
+    words, others = _versus(words)
     request = parse(words)
+    if others is not None and request.verb != "bench":
+        raise UsageError(f"{VS}: compares in gnnscale bench only; type gnnscale bench ... {VS} ...")
     catalog = Catalog.load(user_folders(words))
     if "--version" in request.flags:
         say(__version__)
+        return 0
+    if request.verb == "bench" and {"-h", "--help"} & set(request.flags):
+        say(BENCH)
         return 0
     if request.verb is None or request.verb == "help" or {"-h", "--help"} & set(request.flags):
         say(help_text(catalog))
         return 0
     if request.verb in simple:
         return simple[request.verb]([w for w in words if w != request.verb])
+    if request.verb == "bench":
+        return bench(request, others, catalog)
     verbs = {"train": train, "check": check, "predict": predict}
     return verbs[request.verb](request, catalog)
+
+
+def _versus(words: list[str]) -> tuple[list[str], list[str] | None]:
+    """The words before ``--vs``, with all flags, and the overrides after it."""
+    if VS not in words:
+        return words, None
+    at = words.index(VS)
+    after = words[at + 1 :]
+    if VS in after:
+        raise UsageError(f"{VS}: compares two; type it once")
+    found = parse(["bench", *after])
+    return [*words[:at], *found.flags], list(found.overrides)
 
 
 def say(text: str) -> None:
@@ -155,35 +205,12 @@ def _short(value: Any) -> str:
 
 
 def report(words: list[str]) -> int:
-    """``gnnscale report [folder ...] [--rows KEY --columns KEY] [--format F] [--out FILE]``."""
-    from gnnscale.report.render import FORMATS, render
-    from gnnscale.report.table import HEADERS, collect
+    """``gnnscale report [folder ...]``: see ``gnnscale report --help``."""
+    from gnnscale.report.command import report as made
 
-    parser = argparse.ArgumentParser("gnnscale report", description="mean ± sample std tables")
-    parser.add_argument("folders", nargs="*", type=Path, help="run folders, or folders of them")
-    parser.add_argument("--rows", metavar="KEY", help="test scores, one line per value of this key")
-    parser.add_argument("--columns", metavar="KEY", help="and one column per value of this one")
-    parser.add_argument("--format", choices=FORMATS, default="table")
-    parser.add_argument("--out", type=Path, help="write to this file")
-    given = parser.parse_args(words)
-    if (given.rows is None) != (given.columns is None):
-        raise UsageError("report: --rows and --columns go together, "
-                         "e.g. --rows dataset --columns architecture")  # fmt: skip
-    rows = collect(given.folders or [Path("runs")])
-    if given.rows:
-        from gnnscale.report.pivot import pivot
-
-        headers, cells, bold = pivot(rows, given.rows, given.columns)
-        text = render(headers, cells, given.format, bold)
-    else:
-        text = render(HEADERS, [row.cells() for row in rows], given.format)
-    if given.out:
-        from gnnscale.core.record import write_bytes
-
-        write_bytes(given.out, (text + "\n").encode())
-        text = str(given.out)
+    text, code = made(words, ALIASES)
     say(text)
-    return 0
+    return code
 
 
 def doctor(words: list[str]) -> int:
@@ -211,6 +238,16 @@ def complete(words: list[str]) -> int:
 
     say("\n".join(answer(words[0] if words else "")))
     return 0
+
+
+def reproduce(words: list[str]) -> int:
+    """``gnnscale reproduce table=NAME | --list | --document FILE``."""
+    from gnnscale import jobs
+    from gnnscale.reproduce import verb
+
+    jobs.set_up_log()
+
+    return verb.reproduce(words, Catalog.load(user_folders(words)), say)
 
 
 # -- check and train ----------------------------------------------------------------------------
@@ -303,6 +340,34 @@ def predict(request: Request, catalog: Catalog) -> int:
     )  # fmt: skip
     say(str(written))
     return 0
+
+
+def bench(request: Request, others: list[str] | None, catalog: Catalog) -> int:
+    """``gnnscale bench``: measure, show, write."""
+    from rich.console import Console
+
+    from gnnscale import binding, jobs
+    from gnnscale.bench.command import bench as measure
+    from gnnscale.bench.show import show
+    from gnnscale.core.errors import TrainingError
+
+    jobs.set_up_log()
+    if rest := [f for f in request.flags if f != "--config-dir" and f not in _values_of(request)]:
+        raise UsageError(f"{' '.join(rest)}: gnnscale bench takes overrides, {VS} and "
+                         "--config-dir; `gnnscale bench --help` lists them")  # fmt: skip
+    trusted = binding.trust(request.overrides, os.environ.get("GNNSCALE_TRUST", ""))
+    try:
+        measurement, path = measure(request.overrides, others, catalog, trusted)
+    except TrainingError as error:
+        log.error("gnnscale bench: %s", error)
+        return 1
+    show(measurement, Console(width=None if sys.stdout.isatty() else 160, highlight=False))
+    say(str(path))
+    return 0
+
+
+def _values_of(request: Request) -> list[str]:
+    return _values(list(request.flags))
 
 
 def _key(override: str) -> str:

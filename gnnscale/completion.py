@@ -7,12 +7,14 @@ line, each the whole word under the cursor (from its last blank on) with its con
 import shlex
 from collections.abc import Iterator, Sequence
 
-from gnnscale.catalog import Catalog, user_folders
+from gnnscale.catalog import TABLES, Catalog, user_folders
 from gnnscale.core.errors import UsageError, unknown
 from gnnscale.overrides import ALIASES, FLAGS, VALUED, VERBS
 
 OPEN = ("=", ".", ",", "[")
 """A candidate that ends in one of these goes on, so no blank may follow it."""
+PEERS = ("dgl", "pyg")
+"""What ``gnnscale bench`` compares with."""
 PLAIN = ("list", "report", "doctor", "completion")
 """Verbs that take no overrides."""
 
@@ -100,13 +102,15 @@ def complete(words: Sequence[str], catalog: Catalog) -> list[str]:
     flag = next((name for name, short in FLAGS.items() if flag and flag == short), flag)
     verb = next((w for w in before if w in VERBS), None)
     if word.startswith("-"):
-        found = [*FLAGS]
+        found = [*FLAGS, "--vs"] if verb == "bench" else [*FLAGS]
     elif flag in VALUED and flag != "--info":
         found = [*VALUED[flag]]
     elif verb == "completion":
         found = [*SCRIPTS]
     elif verb == "list":
         found = [*catalog.groups]
+    elif verb == "reproduce":
+        found = _published(word, catalog)
     elif verb in PLAIN:
         found = []
     else:
@@ -115,7 +119,17 @@ def complete(words: Sequence[str], catalog: Catalog) -> list[str]:
         sign = word[: len(word) - len(word.lstrip("+"))][:2]
         rest = word.removeprefix(sign)
         found += [sign + reply for reply in _override(rest, before, catalog)]
+        found += [f"peer={name}" for name in PEERS if verb == "bench"]
     return [reply for reply in dict.fromkeys(found) if reply.startswith(word)]
+
+
+def _published(word: str, catalog: Catalog) -> list[str]:
+    """What ``gnnscale reproduce`` takes: tables by name, and the rows of the table typed last."""
+    key, equals, value = word.partition("=")
+    stem = f"{key}={value[: value.rfind(',') + 1]}"
+    if equals:
+        return [f"{stem}{name}" for name in catalog.options(TABLES)] if key == "table" else []
+    return [f"{key}=" for key in ("table", "rows", "seeds", "jobs", "out", "download", "budget")]
 
 
 def _override(word: str, before: Sequence[str], catalog: Catalog) -> Iterator[str]:

@@ -157,6 +157,11 @@ def check(
         for name in config.get("teacher") or {}
         if name not in TEACHER
     ]
+    if "bench" in config:
+        problems.append(
+            "bench: says how `gnnscale bench` measures and is no part of a run; leave it out, or "
+            "type gnnscale bench ..."
+        )
     for name in ("seed", "seeds"):
         least = 0 if name == "seed" else 1
         value = config.get(name)
@@ -291,7 +296,7 @@ def build(
 ) -> Run:
     """Load the data and make the run of one seed.
 
-    ``shape``: sizes of the model; None: those of the data.
+    ``shape``: its classes are those of the model; None: those of the data.
     """
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -305,13 +310,21 @@ def build(
     with meter.phase("load"):
         data = make("dataset").load(seed)
     sampler = make("sampler")
-    Key(seed, "init").seed_torch()
-    model = make("architecture", replace(shape or data.shape, operators=sampler.operators))
-    inference = make("inference") if sampler.inference == "exact" else Own(sampler)
-    inference.scope = hardware.scope
     quantizer = make("quantization")
-    if quantizer is not None:
-        quantizer.attach(model)
+    sizes = sampler.shape(data)
+    if shape is not None:
+        sizes = replace(sizes, classes=shape.classes)
+
+    def make_model() -> Any:
+        model = make("architecture", sizes)
+        if quantizer is not None:
+            quantizer.attach(model)
+        return model
+
+    Key(seed, "init").seed_torch()
+    model = make_model()
+    inference = make("inference") if sampler.inference == "exact" else Own(sampler)
+    inference.scope, inference.view = hardware.scope, sampler.view
     terms = {bound.option: bound.make() for bound in plan.parts.get("distillation", [])}
     return Run(
         folder=folder,
@@ -329,6 +342,7 @@ def build(
         make_optimizer=lambda groups: make("optimizer", groups),
         make_scheduler=lambda optimizer: make("scheduler", optimizer),
         make_teacher=make_teacher,
+        make_model=make_model,
         listeners=Listeners([bound.make() for bound in plan.parts.get("logger", [])]),
         notes=list(plan.notes),
     )

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,19 @@ def _unwritable(error: OSError, folder: Path) -> str:
 
 
 def run_folder(
-    plan: Any, folder: Path, typed: list[str], seeds: Sequence[int] | None = None
+    plan: Any,
+    folder: Path,
+    typed: list[str],
+    seeds: Sequence[int] | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> int:
-    """Train into a folder, tell the result, and turn errors into exit codes."""
+    """Train into a folder, tell the result, and turn errors into exit codes.
+
+    ``seeds``: None for those of the plan. ``beside``: texts that a fresh folder gets as well.
+    """
     command = {"command": session.typed_command(), "overrides": typed}
     try:
-        records = session.train(plan, folder, seeds or plan.seeds, command)
+        records = session.train(plan, folder, seeds or plan.seeds, command, beside)
     except UsageError:
         raise
     except KeyboardInterrupt:
@@ -138,7 +145,7 @@ class Jobs:
                 whole.hydra = hydra
             values, choices = compose.plain(whole)
             plan = compose.check(values, choices, self.catalog, self.trusted)
-            self.codes.append(run_folder(plan, self.folder, typed))
+            self.codes.append(run_folder(plan, self.folder, typed, beside=_notes(config, hydra)))
         except (UsageError, OmegaConfBaseException) as error:
             if fresh:
                 session.discard(folder)
@@ -147,6 +154,16 @@ class Jobs:
             self.codes.append(2)
         if self.many and self.codes[-1] == 130:
             raise KeyboardInterrupt
+
+
+def _notes(config: Any, hydra: Any) -> dict[str, str]:
+    """What Hydra keeps of a job, for us to write once the run folder is ours.
+
+    Hydra would write it before it calls the job, into whatever run is there (``output_subdir`` is
+    null in train.yaml for that reason).
+    """
+    kept = {"config": config, "hydra": {"hydra": hydra}, "overrides": hydra.overrides.task}
+    return {f".hydra/{name}.yaml": OmegaConf.to_yaml(part) for name, part in kept.items()}
 
 
 def _without_config_dir(flags: Sequence[str]) -> list[str]:

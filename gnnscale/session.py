@@ -1,17 +1,14 @@
 """A run folder: seeds trained into it, skipped when finished, resumed when not."""
 
 import contextlib
-import fcntl
 import json
 import logging
-import os
 import shlex
-import socket
 import statistics
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,65 +17,37 @@ from gnnscale.catalog import Catalog
 from gnnscale.compose import Plan, build, check, stages
 from gnnscale.core.environment import revision, versions
 from gnnscale.core.errors import UsageError
-from gnnscale.core.record import Record, sweep, write_json
+from gnnscale.core.lock import LOCK, locked
+from gnnscale.core.record import Record, sweep, write_bytes, write_json
 from gnnscale.train.loop import Run
 
 log = logging.getLogger("gnnscale")
 
-LOCK = ".lock"
 FREE = ("seed", "seeds", "resume", "trust")
 """Keys in which a repeated command may differ from the run folder it continues."""
 
 
-def train(plan: Plan, folder: Path, seeds: Sequence[int], command: dict[str, Any]) -> list[Record]:
+def train(
+    plan: Plan,
+    folder: Path,
+    seeds: Sequence[int],
+    command: dict[str, Any],
+    beside: Mapping[str, str] | None = None,
+) -> list[Record]:
     """Train every seed that has no record yet; return the records of all of them.
 
-    Writes ``config.json`` and ``run.json`` into the folder, then ``seed-<k>/`` with metrics,
-    checkpoint, status and record. Raises UsageError if the folder belongs to another composition.
+    Writes ``config.json``, ``run.json`` and the texts ``beside`` (by their paths in there) into a
+    fresh folder, then ``seed-<k>/`` with metrics, checkpoint, status and record. Raises UsageError
+    if the folder belongs to another composition or another process, which alters nothing in it.
     """
     with locked(folder):
+        claim(plan, folder, command, beside or {})
         sweep(folder)
-        claim(plan, folder, command)
         with log_file(folder / "log.txt"):
             return [train_seed(plan, seed, folder / f"seed-{seed}") for seed in seeds]
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run folder; the system lets go of the lock if we are killed.
-
-    Raises UsageError naming the process that is in there, or if the folder can't be written.
-    """
-    path = folder / LOCK
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UsageError(
-            f"{error.filename}: the run folder can't be written ({error.strerror}); choose "
-            "another place, e.g. hydra.run.dir=/tmp/run"
-        ) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.read(handle, 1000).decode(errors="replace").strip() or "another process"
-        os.close(handle)
-        raise UsageError(
-            f"{folder}: {holder} is training in it; wait for it, stop it, or choose another "
-            "hydra.run.dir"
-        ) from None
-    try:
-        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        os.truncate(handle, 0)
-        os.pwrite(
-            handle, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode(), 0
-        )
-        yield
-    finally:
-        os.close(handle)
-
-
-def claim(plan: Plan, folder: Path, command: dict[str, Any]) -> None:
+def claim(plan: Plan, folder: Path, command: dict[str, Any], beside: Mapping[str, str]) -> None:
     """Make a folder this composition's, or see that it already is."""
     path = folder / "config.json"
     if path.exists():
@@ -94,8 +63,6 @@ def claim(plan: Plan, folder: Path, command: dict[str, Any]) -> None:
                 f"with resume={folder}"
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, plan.config)
     about = {
         **command,
         "choices": plan.choices,
@@ -103,19 +70,36 @@ def claim(plan: Plan, folder: Path, command: dict[str, Any]) -> None:
         "revision": revision(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+    for name, text in beside.items():
+        write_bytes(folder / name, text.encode())
     write_json(folder / "run.json", about)
+    write_json(path, plan.config)  # last: a folder that has it is whole
 
 
 def discard(folder: Path) -> None:
     """Take back the folder of a command that was refused, unless something was trained into it.
 
-    Only files that a refused command itself writes are removed, and folders left empty by that.
+    Only files that a refused command itself writes are removed, and folders left empty by that;
+    nothing at all where another process is.
     """
+    try:
+        with locked(folder):
+            _discard(folder)
+    except UsageError:
+        return
+    _prune(folder)
+
+
+def _discard(folder: Path) -> None:
     if any(folder.glob("seed-*/*.pt")) or any(folder.glob("seed-*/record.json")):
         return
     own = ["config.json", "run.json", "log.txt", LOCK, "seed-*/status.json", ".hydra/*.yaml"]
     for path in [p for pattern in own for p in folder.glob(pattern)]:
         path.unlink()
+
+
+def _prune(folder: Path) -> None:
+    """Remove folders that are empty now."""
     here = Path.cwd()
     above = [p for p in folder.resolve().parents if p != here and p.is_relative_to(here)]
     for path in [*folder.glob("seed-*"), folder / ".hydra", folder, *above]:

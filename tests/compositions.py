@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from torch import nn
 
 from gnnscale import compose, session
 from gnnscale.catalog import Catalog
@@ -12,6 +13,12 @@ TOY = {  # 60 nodes, two epochs
     "dataset": {"nodes": 60, "degree": 6, "classes": 3, "features": 8, "train": 0.3, "valid": 0.3},
     "trainer": {"epochs": 2},
 }
+
+SMALL = (
+    "dataset=synthetic", "dataset.nodes=60", "dataset.degree=6", "dataset.classes=3",
+    "dataset.features=8", "dataset.train=0.3", "dataset.valid=0.3", "hardware.threads=1",
+)  # fmt: skip
+"""The same graph as typed words, on one thread."""
 
 
 def configuration(changes: dict, **chosen: str) -> tuple[dict, dict]:
@@ -65,3 +72,11 @@ def quiet_metrics(folder: Path) -> list[dict]:
 
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(s).items() if k != "train_s"} for s in lines]
+
+
+def silenced(model: nn.Module) -> None:
+    """Set every dropout rate of a model to zero."""
+    for module in model.modules():
+        for name in ("drop_in", "drop_out", "attention_dropout", "p"):
+            if hasattr(module, name):
+                setattr(module, name, 0.0)

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from compositions import silenced
 from torch import nn
 from torch.autograd import gradcheck
 from torch.func import functional_call
@@ -87,12 +88,10 @@ def alone(data: GraphData, node: int) -> GraphData:
     )
 
 
-def silence(model: nn.Module) -> None:
-    """Set every dropout rate of a model to zero."""
-    for module in model.modules():
-        for name in ("drop_in", "drop_out", "attention_dropout", "p"):
-            if hasattr(module, name):
-                setattr(module, name, 0.0)
+@pytest.fixture
+def silence():
+    """silence(model): every dropout rate becomes zero."""
+    return silenced
 
 
 @pytest.fixture
@@ -159,7 +158,7 @@ def check_model(sixty):
         whole = whole_batch(sixty, model.need)
         order = torch.randperm(60, generator=torch.Generator().manual_seed(1))
         other = whole_batch(permuted(sixty, order), model.need)
-        silence(model)
+        silenced(model)
         for training in (True, False):  # batch statistics, then tracked ones
             model.train(training)
             logits = model(whole).logits

@@ -229,3 +229,10 @@ def test_zsh(shell):
 def test_fish(shell, line, wanted):
     code = f"source ./fish; complete -C '{line}'"
     assert sorted(shell("fish", "--no-config", "-c", code)) == wanted
+
+
+def test_bench_offers_peers_and_vs(catalog):
+    assert complete(["bench", "pe"], catalog) == ["peer=dgl", "peer=pyg"]
+    assert "--vs" in complete(["bench", "--"], catalog)
+    assert "--vs" not in complete(["train", "--"], catalog)
+    assert complete(["train", "pe"], catalog) == []

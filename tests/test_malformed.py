@@ -1,9 +1,10 @@
 # ruff: noqa: E501 - a table of cases, one per line
-"""Bad options end with exit code 2 and one message; bad tables are in dataset/test_custom.py."""
+"""Bad options, files and tables end with exit code 2, one message and nothing left behind."""
 
 import logging
 import sys
 
+import numpy as np
 import pytest
 from dataset import test_custom
 from hypothesis import HealthCheck, example, given, settings
@@ -91,10 +92,48 @@ def test_bad_words_after_other_verbs(line, capsys, monkeypatch, tmp_path):
     refused(line, capsys, monkeypatch, tmp_path)
 
 
+def tables_of(kind, name, place):
+    """Write the malformed input ``name`` of test_custom.py; what to type for it."""
+    place.mkdir()
+    kinds = "dataset.features=[degree]"
+    if kind == "MALFORMED":
+        tables, _ = test_custom.MALFORMED[name]
+        test_custom.write(place, **tables)
+        return place, "" if "nodes" in tables else kinds
+    if kind == "FILES":
+        file, raw, _ = test_custom.FILES[name]
+        if name == "two of one":
+            test_custom.write(place, edges=test_custom.EDGES)
+        (place / file).write_bytes(raw)
+        return place, kinds
+    a = test_custom.arrays()
+    test_custom.MALFORMED_NPZ[name][0](a)
+    np.savez(place / "a.npz", **a)
+    return place / "a.npz", ""
+
+
+KINDS = ("MALFORMED", "FILES", "MALFORMED_NPZ")
+TABLES = [(kind, name) for kind in KINDS for name in getattr(test_custom, kind)]
+
+
+@pytest.mark.parametrize(("kind", "name"), TABLES)
+def test_bad_tables_and_files(kind, name, capsys, monkeypatch, tmp_path):
+    """Where they are read from nothing is left either; test_custom.py tests what is said."""
+    place, more = tables_of(kind, name, tmp_path / "given")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    before = {p: p.read_bytes() for p in (tmp_path / "given").iterdir()}
+    line = f"train dataset=custom dataset.path={place} {more}"
+    err = refused(line, capsys, monkeypatch, tmp_path / "here")
+    assert str(place) in err
+    assert len(err.strip().splitlines()) == 1
+    assert {p: p.read_bytes() for p in (tmp_path / "given").iterdir()} == before
+
+
 def test_there_are_more_than_two_hundred():
-    tables = test_custom.MALFORMED, test_custom.FILES, test_custom.MALFORMED_NPZ
-    distinct = {*TRAIN, *OTHER} - NOT_BAD
-    assert len(distinct) + sum(map(len, tables)) >= 200
+    lines = {*TRAIN, *OTHER} - NOT_BAD
+    assert len(lines) >= 200
+    assert len(lines) + len(set(TABLES)) >= 285
 
 
 WORD = st.text(

@@ -1,6 +1,8 @@
 """A model is a list of layers between an encoder and a head; the forward pass is written once."""
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -114,9 +116,27 @@ class Model(nn.Module, Component):
         hidden = levels[:-1] if isinstance(self.head, nn.Identity) else levels
         return Output(logits, tuple(hidden), batch.rows)
 
+    def level(self, i: int, head: nn.Module) -> "Model":
+        """Layer ``i`` as a model of its own, reading what the layer below put out; weights shared.
+
+        Layer 0 brings the encoder along. ``head`` reads its output: nn.Identity for the level
+        itself.
+        """
+        part = copy.copy(self)
+        part._modules = {}  # other modules of the model are not this level's to train
+        part.encoder = self.encoder if i == 0 else nn.Identity()
+        part.layers, part.head = nn.ModuleList([self.layers[i]]), head
+        part.need = replace(self.need, depth=1)
+        return part
+
     def first(self) -> list[nn.Parameter]:
         """Parameters of the first transformation, where some papers put all weight decay."""
         stem = [self.encoder, *self.layers, self.head]
+        return next(p for p in (list(m.parameters()) for m in stem) if p)
+
+    def last(self) -> list[nn.Parameter]:
+        """Parameters of the last transformation, which some papers leave without weight decay."""
+        stem = [self.head, *reversed(self.layers), self.encoder]
         return next(p for p in (list(m.parameters()) for m in stem) if p)
 
     def stack(
@@ -160,6 +180,7 @@ class Model(nn.Module, Component):
                     )
                 )
             return
+        self.need = replace(self.need, stem=True)
         self.encoder = Dense(shape.features, hidden)
         self.head = Dense(hidden, shape.classes, rows="dst")
         for _ in range(depth):

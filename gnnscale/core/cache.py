@@ -8,14 +8,16 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Callable, Collection, Mapping
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
-from gnnscale.core.errors import UsageError
+from gnnscale.core.errors import DataError, UsageError
 
 log = logging.getLogger("gnnscale")
 
@@ -58,7 +60,7 @@ def cached(
 
     def write(folder: Path) -> dict[str, Any]:
         for n, array in arrays.items():
-            np.save(folder / f"{n}.npy", array, allow_pickle=False)
+            _save(folder / f"{n}.npy", array)
         return {n: v for n, v in made.items() if n not in arrays}
 
     try:
@@ -164,7 +166,7 @@ def _publish(place: Path, stamp: str, write: Callable[[Path], Any]) -> None:
     if that can't be done; that another process was first is no error.
     """
     _sweep(place.parent)
-    build = place.parent / f".build-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    build = _building(place.parent)
     try:
         build.mkdir(parents=True)
         values = write(build) or {}
@@ -177,6 +179,79 @@ def _publish(place: Path, stamp: str, write: Callable[[Path], Any]) -> None:
                 raise
     finally:
         shutil.rmtree(build, ignore_errors=True)
+
+
+def _building(folder: Path) -> Path:
+    """The name of a folder of this process, which ``_sweep`` knows for one if we are killed."""
+    return folder / f".build-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """Write an array; one that ``spill`` left beside the entries only changes its file's place."""
+    source = Path(str(getattr(array, "filename", None)))
+    if isinstance(array, np.memmap) and source.parent.parent == path.parent.parent:
+        try:
+            whole = np.load(source, mmap_mode="r", allow_pickle=False)
+            if (whole.shape, whole.strides, whole.dtype) == (
+                array.shape, array.strides, array.dtype,
+            ):  # fmt: skip
+                os.replace(source, path)
+                return
+        except (OSError, ValueError):  # its file is another entry's by now
+            pass
+    np.save(path, array, allow_pickle=False)
+
+
+def spill(
+    blocks: Iterable[np.ndarray], dtype: np.dtype, shape: Sequence[int], fortran: bool = False
+) -> np.memmap:
+    """An array too big for memory, written block by block beside the entries and mapped from there.
+
+    Not to be written to. Its file goes with the last reference to it or, after a kill, when an
+    entry is made the next time; if the array becomes part of an entry (``cached``), so does the
+    file, without a copy.
+
+    Args:
+        blocks: its entries in the order of memory: by rows, or by columns if ``fortran``.
+
+    Raises: DataError if the file can't be written, ValueError if blocks are not as many as said.
+    """
+    place, wanted = cache_folder(), int(np.prod(shape)) * dtype.itemsize
+    build = _building(place)
+    path = build / "array.npy"
+    about = {"descr": dtype.str, "fortran_order": fortran, "shape": tuple(shape)}
+    try:
+        with _telling(place, wanted):
+            _sweep(place)
+            build.mkdir(parents=True)
+            sink = path.open("wb")
+            np.lib.format.write_array_header_2_0(sink, about)
+        with sink:
+            start = sink.tell()
+            for block in blocks:
+                with _telling(place, wanted):
+                    sink.write(np.ascontiguousarray(block, dtype).data)
+            if sink.tell() - start != wanted:
+                raise ValueError(f"{sink.tell() - start} of {wanted} bytes are there")
+            with _telling(place, wanted):
+                sink.flush()
+        mapped = np.load(path, mmap_mode="c", allow_pickle=False)
+        weakref.finalize(mapped.base, shutil.rmtree, build, ignore_errors=True)
+        return mapped
+    except BaseException:
+        shutil.rmtree(build, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _telling(place: Path, size: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{place}: can't be written ({error.strerror or error}), and {size / 2**30:.1f} GiB "
+            "must be; GNNSCALE_CACHE=DIR names another place"
+        ) from error
 
 
 def _sweep(folder: Path) -> None:

@@ -1,8 +1,8 @@
 """One message-passing step, and what a model states about the steps it needs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,6 @@ from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.dropout import dropout
 
 AGGREGATORS = ("sum", "add", "mean", "max", "min", "var", "std")
-PARTS = ("graph", "src", "dst", "weight", "diag", "edge", "degree", "segment")
 STD_EPS = 1e-5
 """Under the root of ``std`` (EGC, sec. 3.1)."""
 
@@ -25,12 +24,14 @@ class Need:
 
     depth: how many. operator: the matrix that "sum" multiplies by: ``sym`` D^-1/2 A D^-1/2, ``row``
     D^-1 A, ``none`` A. loops: where the self entry goes: ``diag`` (A + I, kept apart from the
-    edges, which is faster), ``edges`` (A + I as real edges, for attention) or ``none``.
+    edges, which is faster), ``edges`` (A + I as real edges, for attention) or ``none``. stem:
+    whether the first hop reads learned rows (an encoder's) in place of the raw features.
     """
 
     depth: int
     operator: Literal["sym", "row", "none"] = "none"
     loops: Literal["diag", "edges", "none"] = "none"
+    stem: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,13 +123,19 @@ class Hop:
         """Softmax over the in-edges of each destination, [E, heads] -> [E, heads]."""
         return ops.softmax(self.graph, e)
 
+    def parts(self) -> dict[str, Any]:
+        """What of it lives on a device, by field; subclasses add fields and change nothing here."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {n: v for n, v in values.items() if isinstance(v, (Tensor, Adjacency, Hop))}
+
     def pinned(self) -> "Hop":
         """The same hop in page-locked memory."""
-        parts = {n: getattr(self, n) for n in PARTS}
-        return replace(self, **{n: v.pin_memory() for n, v in parts.items() if v is not None})
+        held: dict[str, Any] = {n: v.pinned() if isinstance(v, Hop) else v.pin_memory()
+                for n, v in self.parts().items()}  # fmt: skip
+        return replace(self, **held)
 
     def to(self, device: torch.device | str) -> "Hop":
         """The same hop on another device."""
-        parts = {n: getattr(self, n) for n in PARTS}
-        moved = {n: v.to(device) for n, v in parts.items() if v is not None}
-        return self if self.graph.device == torch.device(device) else replace(self, **moved)
+        if self.graph.device == torch.device(device):
+            return self
+        return replace(self, **{n: v.to(device) for n, v in self.parts().items()})

@@ -53,15 +53,31 @@ def write_json(path: Path, content: Any) -> None:
     write_bytes(path, (json.dumps(content, indent=2, default=str) + "\n").encode())
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file atomically, through a temporary neighbour and a rename."""
+def write_bytes(path: Path, content: bytes | memoryview, durable: bool = False) -> None:
+    """Write a file atomically, through a temporary neighbour and a rename.
+
+    ``durable``: return when it is on the disk, so that a power cut can't empty it any more.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = partial(path)
     try:
         part.write_bytes(content)
+        if durable:
+            sync(part)
         os.replace(part, path)
+        if durable:
+            sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def partial(path: Path) -> Path:

@@ -5,6 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gnnscale.core.hop import Hop
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.graph.induce import scratch
 
@@ -46,3 +47,16 @@ def block(adj: Adjacency, nodes: Tensor) -> tuple[Adjacency, Tensor]:
     arrays = _block(adj.indptr.numpy(), adj.indices.numpy(), nodes.numpy(), scratch(adj.n_src))
     indptr, indices, edges, sources = (torch.from_numpy(a) for a in arrays)
     return Adjacency(indptr, indices, len(sources), edges), sources
+
+
+def cut(hop: Hop, nodes: Tensor) -> tuple[Hop, Tensor]:
+    """The part of a square hop that computes ``nodes`` (distinct), and its source nodes.
+
+    Every factor stays that of the whole graph, so that the part is exact. Shapes: nodes [n] int64
+    -> a hop with n destinations, sources [n_src] int64.
+    """
+    graph, src = block(hop.graph, nodes)
+    at = {"src": src, "dst": nodes, "weight": graph.edges, "diag": nodes, "edge": graph.edges,
+          "degree": src, "segment": src}  # fmt: skip
+    whole = {name: getattr(hop, name) for name in at}
+    return Hop(graph=graph, **{n: v[at[n]] for n, v in whole.items() if v is not None}), src

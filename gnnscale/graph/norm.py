@@ -70,9 +70,10 @@ def entries(graph: Adjacency, weight: Tensor | None, dtype: torch.dtype) -> Tens
 
 
 def with_loops(adj: Adjacency) -> Adjacency:
-    """The square adjacency with one self-loop per node, last in its row; E becomes E + N.
+    """The adjacency with one self-loop per destination, last in its row; E becomes E + n_dst.
 
-    ``edges`` of the result: the edge each came from, -1 for the loops.
+    In a block, whose destinations are the first sources, a loop is an edge i -> i, too. ``edges``
+    of the result: the edge each came from, -1 for the loops.
     """
     n = adj.n_dst
     nodes = torch.arange(n, dtype=torch.int32, device=adj.device)
@@ -84,7 +85,7 @@ def with_loops(adj: Adjacency) -> Adjacency:
     indices[indptr[1:] - 1] = nodes
     indices[at] = adj.indices
     edges[at] = torch.arange(adj.n_edges, device=adj.device)
-    return Adjacency(indptr, indices, n, edges)
+    return Adjacency(indptr, indices, adj.n_src, edges)
 
 
 def whole_hop(

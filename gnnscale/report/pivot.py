@@ -1,93 +1,111 @@
-"""Test scores laid out by two configuration keys, e.g. dataset by architecture."""
+"""One measure laid out by two configuration keys, e.g. dataset by architecture."""
 
-import json
-import statistics
 from collections.abc import Sequence
 
-from gnnscale.core.errors import UsageError, unknown
-from gnnscale.report.table import Row, flat, seed_text, spread
+from gnnscale.core.errors import UsageError
+from gnnscale.report import keys, same_data
+from gnnscale.report.measures import Measure
+from gnnscale.report.rows import Row, seed_text, varying
+from gnnscale.report.scores import Wish
+from gnnscale.report.seeds import STATES, natural
+from gnnscale.report.table import SPREAD, Cell, Column, Table, cell, crown
 
 
-def pivot(
-    rows: Sequence[Row], down: str, across: str
-) -> tuple[list[str], list[list[str]], set[tuple[int, int]]]:
-    """(headers, cells, bold): one line per value of ``down``, one column per value of ``across``.
+def pivot(rows: Sequence[Row], down: str, across: str, measure: Measure, wish: Wish) -> Table:
+    """One line per value of ``down``, one column per value of ``across``; in bold the best mean.
 
-    A cell is the mean ± sample standard deviation of the test score in percent; the best mean of a
-    line is bold. Each line states its metric, n and seeds; where they differ between its cells, the
-    cells do. Seeds that failed or are still running are listed. Keys are groups (dataset) or
-    parameters (optimizer.lr).
+    A cell is the mean ± sample standard deviation. Bold compares what saw the same data: the cells
+    of a line, or, where every column has one version of the data instead, those of a column. Each
+    line states its metric, n and seeds; where they differ between its cells, the cells do. Seeds
+    that failed or have not ended are listed.
 
     Raises UsageError if a key is unknown, if two compositions fall into one cell (the keys in which
-    they differ are named), or if the lines' runs saw different versions of the data.
+    they differ are named), or if neither the lines nor the columns hold one version of the data.
     """
-    place = {(key(r, down, rows), key(r, across, rows)): [] for r in rows}  # type: ignore[var-annotated]
+    down, across = (keys.resolve(name, rows, wish.aliases) for name in (down, across))
+    place: dict[tuple[str, str], Row] = {}
     for row in rows:
-        place[key(row, down, rows), key(row, across, rows)].append(row)
-    for (line, column), found in place.items():
-        if len(found) > 1:
-            raise UsageError(_crowded(down, line, across, column, found))
-    lines = sorted({line for line, _ in place})
-    columns = list(dict.fromkeys(column for _, column in place))
-    headers = [down, *columns, "metric ↑", "n", "seeds", "unfinished"]
-    cells, bold = [], set()
-    for i, line in enumerate(lines):
-        here = [place.get((line, column), [None])[0] for column in columns]
-        done = [row for row in here if row is not None and row.records]
-        _same_data(line, done)
-        seeds = {seed_text([r.seed for r in row.records]) for row in done}
-        metrics = {row.records[0].metric["name"] for row in done}
-        if len(metrics) > 1:
-            raise UsageError(f"{down}={line}: its runs are scored by {', '.join(sorted(metrics))}, "
-                             "which one line can't compare; report them apart")  # fmt: skip
-        texts, means = [], {}
-        for j, row in enumerate(here):
-            if row is None or not row.records:
-                texts.append("-")
-                continue
-            scores = [100 * r.metric["test"] for r in row.records]
-            means[j] = statistics.mean(scores)
-            note = f" (n = {len(scores)}, seeds {seed_text([r.seed for r in row.records])})"
-            texts.append(spread(scores) + (note if len(seeds) > 1 else ""))
-        bold |= {(i, j + 1) for j, mean in means.items() if mean == max(means.values())}
-        n = {str(len(row.records)) for row in done}
-        failed = [f"{c}: {seed_text(r.failed)}" for c, r in zip(columns, here, strict=True)
-                  if r is not None and r.failed]  # fmt: skip
-        shared = [found.pop() if len(found) == 1 else "-" for found in (metrics, n, seeds)]
-        cells.append([line, *texts, *shared, "; ".join(failed) or "-"])
-    return headers, cells, bold
+        spot = (keys.value(row, down), keys.value(row, across))
+        if spot in place:
+            raise UsageError(_crowded(down, across, spot, rows))
+        place[spot] = row
+    lines = sorted({line for line, _ in place}, key=natural)
+    columns = sorted({column for _, column in place}, key=natural)
+    body = [[place.get((line, column)) for column in columns] for line in lines]
+    by_line = _comparable(down, lines, body, across, columns)
+    cells = [[cell(measure.values(row), measure) if row else Cell() for row in line]
+             for line in body]  # fmt: skip
+    if by_line:
+        cells = [crown(line, measure) for line in cells]
+    else:
+        crowned = [crown(list(column), measure) for column in zip(*cells, strict=True)]
+        cells = [list(line) for line in zip(*crowned, strict=True)]
+    tails = [_tail(line, columns, found) for line, found in zip(body, cells, strict=True)]
+    return Table(
+        f"{measure.header}, mean ± sample standard deviation over seeds",
+        [Column(down, left=True), *(Column(c, SPREAD) for c in columns),
+         *(Column(c, left=True, always=c != "failed and unfinished")
+           for c in ("metric", "n", "seeds", "failed and unfinished"))],
+        [[Cell(line), *found, *tail]
+         for line, found, tail in zip(lines, cells, tails, strict=True)],
+        [f"Bold or *: the best mean of a {'line' if by_line else 'column'}."] if
+        measure.better and len(place) > 1 else [],
+    )  # fmt: skip
 
 
-def key(row: Row, name: str, rows: Sequence[Row]) -> str:
-    """The value of a group or parameter in a row's composition, as text."""
-    if name in row.about:
-        return str(row.about[name])
-    values = flat(row.config)
-    if name not in values:
-        known = sorted({*row.about, *(k for r in rows for k in flat(r.config))})
-        if name not in known:
-            raise UsageError(unknown("key", name, known))
-    return str(values.get(name, "-"))
+def _tail(line: Sequence[Row | None], columns: Sequence[str], cells: list[Cell]) -> list[Cell]:
+    """The line's metric, n, seeds and missing seeds; cells are annotated where these differ."""
+    done = [row for row in line if row and row.records]
+    seeds = {seed_text(row.numbers("finished")) for row in done}
+    metrics = {row.records[0].metric["name"] for row in done}
+    n = {str(len(row.records)) for row in done}
+    for j, row in enumerate(line):
+        if row and row.records and len(seeds) > 1:
+            own = seed_text(row.numbers("finished"))
+            text = f"{cells[j].text} (n = {len(row.records)}, seeds {own})"
+            cells[j] = Cell(text, cells[j].numbers, cells[j].best)
+    missing = []
+    for column, row in zip(columns, line, strict=True):
+        for state in STATES:
+            if row and row.numbers(state):
+                missing.append(f"{column}: {seed_text(row.numbers(state))} {state}")
+    shared = [found.pop() if len(found) == 1 else "-" for found in (metrics, n, seeds)]
+    return [Cell(text) for text in [*shared, "; ".join(missing) or "-"]]
 
 
-def _crowded(down: str, line: str, across: str, column: str, found: Sequence[Row]) -> str:
-    views = [{**r.about, **flat(r.config)} for r in found]
-    names = sorted({k for v in views for k in v if any(v.get(k) != w.get(k) for w in views)})
+def _crowded(down: str, across: str, spot: tuple[str, str], rows: Sequence[Row]) -> str:
+    found = [r for r in rows if (keys.value(r, down), keys.value(r, across)) == spot]
+    names = varying([{**r.values, **same_data.view(r)} for r in found])
     return (
-        f"{down}={line} {across}={column}: {len(found)} compositions fall into this cell; they "
-        f"differ in {', '.join(names)}. Give fewer run folders, or --rows or --columns one of these"
+        f"{down}={spot[0]} {across}={spot[1]}: {len(found)} compositions fall into this cell; they "
+        f"differ in {', '.join(names)}. Choose with --where, or make --rows or --columns one of "
+        "these"
     )
 
 
-def _same_data(line: str, rows: Sequence[Row]) -> None:
-    """Refuse to set runs on different versions or splits of the data beside each other."""
-    seen = {json.dumps(r.data, sort_keys=True, default=str): r
-            for row in rows for r in row.records[:1]}  # fmt: skip
-    if len(seen) > 1:
-        first, second = list(seen.values())[:2]
-        names = [k for k in sorted(first.data.keys() | second.data.keys())
-                 if first.data.get(k) != second.data.get(k)]  # fmt: skip
-        raise UsageError(
-            f"{line}: its runs did not see the same data (they differ in {', '.join(names)}); "
-            "train them again on one version, or report them apart"
-        )
+def _comparable(
+    down: str, lines: Sequence[str], body: Sequence[Sequence[Row | None]],
+    across: str, columns: Sequence[str],
+) -> bool:  # fmt: skip
+    """True if each line saw one version of the data, False if each column did; else refuse.
+
+    Lines of one cell have nothing to compare: then columns, if they can be compared.
+    """
+
+    def split(groups: Sequence[Sequence[Row | None]]) -> list[int]:
+        done = [[row for row in group if row and row.records] for group in groups]
+        return [i for i, group in enumerate(done) if len(same_data.parts(group)) > 1]
+
+    bad, upright = split(body), not split(list(zip(*body, strict=True)))
+    alone = all(sum(bool(row and row.records) for row in line) < 2 for line in body)
+    if not bad and not (alone and upright):
+        return True
+    if upright:
+        return False
+    here = [row for row in body[bad[0]] if row and row.records]
+    names = same_data.differing(same_data.parts(here))
+    raise UsageError(
+        f"{down}={lines[bad[0]]}: its runs did not see the same data (they differ in "
+        f"{', '.join(names)}), nor do the columns ({across}); train them again on one version, "
+        "choose with --where, or report them apart"
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -30,12 +31,27 @@ class Sampler(Component):
     operators: int = 0
     """R where ``Batch.x`` is a stack [n, R, F] of propagated features, 0 where it is [n, F]."""
 
+    folder: Path | None = None
+    """Where files of this seed may be kept; set by the run, None outside of one."""
+
     def shape(self, data: GraphData) -> Shape:
         """The input sizes that the model's constructor needs."""
         return replace(data.shape, operators=self.operators)
 
     def check(self, need: Need) -> None:
         """Refuse a model's need before any data is loaded. Raises UsageError."""
+
+    def view(self, data: GraphData) -> GraphData:
+        """The graph as the model reads it, wherever it reads one: in training and inference alike.
+
+        The identity unless features are worked on beforehand. Called with the whole graph, the
+        training graph or a new one; the same object must come back for the same one.
+        """
+        return data
+
+    def facts(self) -> list[str]:
+        """What ``prepare`` found out, a line each, for the notes of the record."""
+        return []
 
     def prepare(self, data: GraphData, need: Need, key: Key) -> None:
         """Do once what all epochs share (partition, normalisation counts); billed as preparation.

@@ -14,5 +14,9 @@ class Fit(Stage):
             run.prepare()
         run.start()
         with run.meter.phase("fit"):
-            fit(run, Progress(run.trainer.epochs, f"seed {run.seed}"))
+            fit(run, self.progress(run))
         run.select()
+
+    def progress(self, run: Run) -> Progress:
+        """How its progress is told."""
+        return Progress(run.trainer.epochs, f"seed {run.seed}")

@@ -36,23 +36,26 @@ class Trainer(Component):
     """How long to train, and what is kept.
 
     epochs: at most. patience: stop after this many evaluations without a gain of more than
-    min_delta on the validation score (None: never). time_budget_s: stop after the epoch in which
+    min_delta on the validation split (None: never). monitor: what a gain is, and which weights are
+    the best: score, loss or both (``Patience``). time_budget_s: stop after the epoch in which
     this many seconds of training were reached. clip: largest norm of all gradients together.
-    evaluate_every, checkpoint_every: in epochs. selection: weights of the best validation score or
-    of the last epoch. decay: optimizer.weight_decay and l2 on all parameters or on the first
-    layer's only (Kipf & Welling 2017, sec. 5.2). l2: adds l2 / 2 ||w||^2 to the loss, the same
-    gradient as Adam's and SGD's weight_decay; for optimizers that have none (L-BFGS).
+    evaluate_every, checkpoint_every: in epochs. selection: the best weights, or those of the last
+    epoch. decay: optimizer.weight_decay and l2 on all parameters, on the first layer's only (Kipf &
+    Welling 2017, sec. 5.2), or on all of the model's but the last layer's (GNNAutoScale). l2: adds
+    l2 / 2 ||w||^2 to the loss, the same gradient as Adam's and SGD's weight_decay; for optimizers
+    that have none (L-BFGS).
     """
 
     epochs: Count = 200
     patience: Count | None = None
     min_delta: NonNegative = 0.0
+    monitor: Literal["score", "loss", "both"] = "score"
     time_budget_s: Positive | None = None
     clip: Positive | None = None
     evaluate_every: Count = 1
     checkpoint_every: Count = 1
     selection: Literal["best", "last"] = "best"
-    decay: Literal["all", "first"] = "all"
+    decay: Literal["all", "first", "not_last"] = "all"
     l2: NonNegative = 0.0
 
 
@@ -66,8 +69,9 @@ class Run:
 
     ``data`` is the whole graph, ``train_data`` what training may see (its nodes numbered by
     ``train_ids``). ``make_optimizer(parameter groups)`` and ``make_scheduler(optimizer)`` come from
-    the composition, as does ``make_teacher(folder)``, which trains the teacher's composition there
-    and returns its finished run. ``on_epoch`` hears each epoch's metrics.
+    the composition, as do ``make_model()``, a further model with weights of its own (drawn from
+    torch's generator), and ``make_teacher(folder)``, which trains the teacher's composition there
+    and returns its finished run.
     """
 
     folder: Path
@@ -85,6 +89,7 @@ class Run:
     make_optimizer: Callable[[list[dict]], torch.optim.Optimizer]
     make_scheduler: Callable[[torch.optim.Optimizer], Any]
     make_teacher: Callable[[Path], "Run"] | None = None
+    make_model: Callable[[], nn.Module] | None = None
     listeners: Listeners = field(default_factory=lambda: Listeners(()))
     teacher: Teacher | None = None
     notes: list[str] = field(default_factory=list)
@@ -94,7 +99,9 @@ class Run:
     def __post_init__(self) -> None:
         self.device = self.hardware.device
         self.train_data, self.train_ids = training_graph(self.data)
-        self.patience = Patience(self.trainer.patience, self.trainer.min_delta)
+        self.patience = Patience(
+            self.trainer.patience, self.trainer.min_delta, self.trainer.monitor
+        )
         self.best: dict[str, Tensor] | None = None
         self.losses: list[Tensor] = []
         self.last_loss = math.nan
@@ -103,26 +110,34 @@ class Run:
 
     def prepare(self) -> None:
         """Let the sampler do what all epochs share."""
+        self.sampler.folder = self.folder
         self.sampler.prepare(self.train_data, self.model.need, Key(self.seed, "prepare"))
+        self.notes.extend(self.sampler.facts())
 
     def start(self) -> None:
-        """Attach terms, make the optimizer, and take up a checkpoint if there is one."""
+        """Make ready to train, from a checkpoint if there is one."""
+        seeds = self.train_data.splits["train"]
+        if self.objective.wants_unlabeled:
+            seeds = torch.arange(self.train_data.nodes)
+        self.seeds = seeds
+        if self.assemble():
+            log.info("seed %d: goes on after epoch %d", self.seed, self.epoch)
+        elif self.sampler.histories:
+            self.refresh()
+        self.listen()
+
+    def assemble(self) -> bool:
+        """Attach terms, make the optimizer, take up a checkpoint; whether there was one."""
         for term in self.objective.each:
             term.attach(self.model, self.train_data, self.teacher)
         self.model.to(self.device)
         self.objective.to(self.device)
         self.optimizer = self.make_optimizer(self.parameter_groups())
         self.scheduler = self.make_scheduler(self.optimizer)
-        seeds = self.train_data.splits["train"]
-        if self.objective.wants_unlabeled:
-            seeds = torch.arange(self.train_data.nodes)
-        self.seeds = seeds
-        if checkpoint.exists(self.checkpoint_path):
-            self.load(checkpoint.load(self.checkpoint_path))
-            log.info("seed %d: goes on after epoch %d", self.seed, self.epoch)
-        elif self.sampler.histories:
-            self.refresh()
-        self.listen()
+        if not checkpoint.exists(self.checkpoint_path):
+            return False
+        self.load(checkpoint.load(self.checkpoint_path))
+        return True
 
     def listen(self) -> None:
         """Tell the loggers that this seed starts or goes on."""
@@ -132,21 +147,29 @@ class Run:
         """Parameters of the model and the terms, split where weight decay differs."""
         everything = [p for p in self.model.parameters() if p.requires_grad]
         everything += [p for p in self.objective.parameters() if p.requires_grad]
-        decayed = (self.config.get("optimizer") or {}).get("weight_decay")
-        if self.trainer.decay == "all" or decayed is None:
+        own = (self.config.get("optimizer") or {}).get("weight_decay")
+        if self.trainer.decay == "all" or own is None:
             return [{"params": everything}]
-        first = {id(p) for p in self.model.first()}  # type: ignore[operator]
+        chosen = {id(p) for p in self.decayed()}
         return [
-            {"params": [p for p in everything if id(p) in first]},
-            {"params": [p for p in everything if id(p) not in first], "weight_decay": 0.0},
+            {"params": [p for p in everything if id(p) in chosen]},
+            {"params": [p for p in everything if id(p) not in chosen], "weight_decay": 0.0},
         ]
+
+    def decayed(self) -> list[nn.Parameter]:
+        """The model's parameters that trainer.decay names, unless it is "all"."""
+        model: Any = self.model
+        if self.trainer.decay == "first":
+            return list(model.first())
+        last = {id(p) for p in model.last()}
+        return [p for p in model.parameters() if id(p) not in last]
 
     def penalty(self) -> Tensor:
         """trainer.l2 / 2 times the squared norm of the parameters that trainer.decay names."""
-        if self.trainer.decay == "first":
-            chosen = self.model.first()  # type: ignore[operator]
-        else:
+        if self.trainer.decay == "all":
             chosen = [p for group in self.optimizer.param_groups for p in group["params"]]
+        else:
+            chosen = self.decayed()
         return self.trainer.l2 / 2 * torch.stack([p.square().sum() for p in chosen]).sum()
 
     @property
@@ -212,8 +235,8 @@ class Run:
             )
         return losses.mean().item()
 
-    def validate(self) -> float:
-        """Score of the validation split by exact inference."""
+    def validate(self) -> tuple[float, float]:
+        """(score, mean loss) of the validation split by exact inference."""
         rows = self.data.splits["valid"]
         start = self.meter.now()
         histories = self.sampler.histories
@@ -222,16 +245,20 @@ class Run:
         with self.meter.step("validate"):
             observe = self.sampler.refresh if shared else None
             logits = self.inference.observed(self.model, self.data, rows, self.device, observe)
-            score = self.data.task.score(logits, self.data.y[rows].to(self.device))
+            y = self.data.y[rows].to(self.device)
+            score = self.data.task.score(logits, y)
+            loss = math.nan
+            if self.trainer.monitor != "score":
+                loss = self.data.task.losses(logits.float(), y).mean().item()
         if histories and not shared:
             self.refresh()
         self.meter.evaluations.append(self.meter.now() - start)
-        return score
+        return score, loss
 
     def refresh(self) -> None:
         """Show the sampler the exact levels of the training graph under the present weights."""
         exact = self.inference if self.inference.observable else Full()
-        exact.scope = self.inference.scope
+        exact.scope, exact.view = self.inference.scope, self.inference.view
         nobody = torch.empty(0, dtype=torch.int64)
         with self.meter.step("refresh"):
             exact.observed(self.model, self.train_data, nobody, self.device, self.sampler.refresh)
@@ -246,9 +273,11 @@ class Run:
         self.meter.epochs.append(train_s)
         stop = False
         if last or (self.epoch + 1) % self.trainer.evaluate_every == 0:
-            score = self.validate()
+            score, loss = self.validate()
             metrics["valid"] = score
-            better, stop = self.patience.hear(score, self.epoch)
+            if self.trainer.monitor != "score":
+                metrics["valid_loss"] = loss
+            better, stop = self.patience.hear(score, self.epoch, loss)
             if self.trainer.selection == "best" and better:
                 self.best = {k: v.clone() for k, v in self.model.state_dict().items()}
             if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
@@ -286,7 +315,7 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        checkpoint.save(self.checkpoint_path, self.state())
+        checkpoint.save(self.checkpoint_path, self.state(), last=self.finished)
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint; metrics of later epochs are dropped."""

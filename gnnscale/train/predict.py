@@ -14,7 +14,7 @@ from gnnscale.core.hop import Hop
 from gnnscale.core.sparse import cat
 from gnnscale.core.traits import Component, Trait, traits
 from gnnscale.core.values import Count
-from gnnscale.graph.block import block
+from gnnscale.graph.block import cut
 from gnnscale.graph.whole import whole_batch
 
 Observer = Callable[[int, Tensor, Tensor], None]
@@ -31,6 +31,8 @@ class Inference(Component):
         self._whole: tuple[GraphData, tuple, Batch] | None = None
         self.scope: Callable[[], AbstractContextManager] = nullcontext
         """The precision to compute in; the run's hardware sets it."""
+        self.view: Callable[[GraphData], GraphData] = lambda data: data
+        """The graph as the sampler lets the model read it."""
         self.observe: Observer | None = None
         """Who is shown the levels of the present call; set by ``observed``."""
 
@@ -53,7 +55,7 @@ class Inference(Component):
                 torch.no_grad(),
                 self.scope(),
             ):  # inference_mode would spoil what the graph caches for training
-                return self.logits(model, data, rows.to(device), device)
+                return self.logits(model, self.view(data), rows.to(device), device)
         finally:
             model.train(training)
 
@@ -154,12 +156,7 @@ class Layerwise(Inference):
         """A square hop cut into blocks of ``chunk`` destinations, with each block's sources."""
         nodes = torch.arange(hop.graph.n_dst)
         for dst in nodes.split(self.chunk):
-            graph, src = block(hop.graph, dst)
-            at = {"src": src, "dst": dst, "weight": graph.edges, "diag": dst, "edge": graph.edges,
-                  "degree": src, "segment": src}  # fmt: skip
-            whole = {name: getattr(hop, name) for name in at}
-            parts = {n: v[at[n]] for n, v in whole.items() if v is not None}
-            yield Hop(graph=graph, **parts), src
+            yield cut(hop, dst)
 
 
 class Own(Inference):

@@ -16,33 +16,50 @@ log = logging.getLogger("gnnscale")
 
 
 class Patience:
-    """Remembers the best score and how long ago it was.
+    """Remembers the best evaluation and how long ago the last gain was.
+
+    ``score``: a gain is a higher score. ``loss``: a gain is a lower loss. ``both``, as the authors
+    of GAT do it (Velickovic et al., ICLR 2018, sec. 3.3): a gain is either, a tie included, and
+    weights are kept where both are at their best together.
 
     Args:
         limit: evaluations without a gain after which training stops; None for no limit.
         min_delta: a gain must be larger than this.
+        monitor: score, loss or both.
     """
 
-    def __init__(self, limit: int | None, min_delta: float):
-        self.limit, self.min_delta = limit, min_delta
+    def __init__(self, limit: int | None, min_delta: float, monitor: str = "score"):
+        self.limit, self.min_delta, self.monitor = limit, min_delta, monitor
         self.best, self.best_epoch, self.stale = float("-inf"), -1, 0
+        self.top, self.least = float("-inf"), float("inf")  # whether kept or not
 
-    def hear(self, score: float, epoch: int) -> tuple[bool, bool]:
-        """(is it the best so far, is patience at its end)."""
-        better = score > self.best + (self.min_delta if self.best_epoch >= 0 else 0.0)
-        if better:
-            self.best, self.best_epoch, self.stale = score, epoch, 0
+    def hear(self, score: float, epoch: int, loss: float = float("nan")) -> tuple[bool, bool]:
+        """(are these weights to be kept, is patience at its end)."""
+        slack = self.min_delta if self.best_epoch >= 0 else 0.0
+        if self.monitor == "both":
+            higher, lower = score >= self.top + slack, loss <= self.least - slack
+            gain, better = higher or lower, higher and lower
+        else:
+            higher, lower = score > self.top + slack, loss < self.least - slack
+            gain = better = lower if self.monitor == "loss" else higher
+        if gain:
+            self.stale = 0
+            self.top, self.least = max(self.top, score), min(self.least, loss)  # NaN is neither
         else:
             self.stale += 1
+        if better:
+            self.best, self.best_epoch = score, epoch
         return better, self.limit is not None and self.stale >= self.limit
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"best": self.best, "best_epoch": self.best_epoch, "stale": self.stale}
+        return {"best": self.best, "best_epoch": self.best_epoch, "stale": self.stale,
+                "top": self.top, "least": self.least}  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
         """From a checkpoint."""
         self.best, self.best_epoch, self.stale = state["best"], state["best_epoch"], state["stale"]
+        self.top, self.least = state.get("top", self.best), state.get("least", self.least)
 
 
 class Shown(Protocol):

@@ -112,7 +112,9 @@ def test_layer_equals_a_loop_over_heads(
 )
 def test_need(names, self_loops, operator, loops):
     model = EGC(Shape(5, 3), depth=2, aggregators=names, self_loops=self_loops)
-    assert model.need == Need(2, operator, loops)
+    assert model.need == Need(2, operator, loops, stem=True)
+    plain = EGC(Shape(5, 3), aggregators=names, self_loops=self_loops, stem=False)
+    assert not plain.need.stem
 
 
 @pytest.mark.parametrize("names", [("symadd",), ("add", "std", "max"), ("symadd", "min", "var")])

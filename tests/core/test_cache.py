@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gnnscale.core import cache
-from gnnscale.core.cache import cache_folder, cached, content, written
-from gnnscale.core.errors import UsageError
+from gnnscale.core.cache import cache_folder, cached, content, spill, written
+from gnnscale.core.errors import DataError, UsageError
 from gnnscale.dataset import _files
 from gnnscale.dataset._files import fingerprint
 
@@ -239,6 +239,75 @@ def test_content_follows_types_shapes_and_bytes():
             content(X, None), content(None, X), content(X[:0])}  # fmt: skip
     assert len(seen) == 7
     assert content(X) == content(X.copy(order="F"))
+
+
+# -- arrays too big for memory ------------------------------------------------------------------
+
+FLOAT = np.dtype(np.float32)
+
+
+@pytest.mark.parametrize("fortran", [False, True])
+def test_a_spilled_array_is_moved_into_the_entry(folder, fortran):
+    def make():
+        order = "F" if fortran else "C"
+        blocks = np.split(X.astype(np.float64).ravel(order), [5, 7])
+        made.append(spill(blocks, FLOAT, X.shape, fortran))
+        return {"x": made[0], "turned": made[0].T, "some": made[0][1:], "n": 1}
+
+    made = []
+    first = cached("toy", {}, make, mmap=("x",))
+    inode = made[0]._mmap.size(), (next(folder.glob("toy-*")) / "x.npy").stat().st_ino
+    assert inode[1] == os.stat(first["x"].filename).st_ino
+    assert np.array_equal(made[0], X), "still mapped, wherever its file is now"
+    for found in (first, cached("toy", {}, make, mmap=("x",))):
+        assert isinstance(found["x"], np.memmap)
+        assert np.array_equal(found["x"], X)
+        assert np.array_equal(found["turned"], X.T)  # parts of it are copied
+        assert np.array_equal(found["some"], X[1:])
+    assert len(made) == 1
+    cached("other", {}, lambda: {"x": made[0]})  # its file has gone into the first entry
+    assert np.array_equal(cached("other", {}, make)["x"], X)
+    made.clear()
+    assert [p.name[:4] for p in sorted(folder.iterdir())] == ["othe", "toy-"]
+
+
+def test_a_spilled_array_takes_no_room_when_nobody_has_it(folder):
+    x = spill([X], FLOAT, X.shape)
+    row = x[1]
+    del x
+    assert len(list(folder.iterdir())) == 1
+    assert row.tolist() == X[1].tolist()
+    del row
+    assert list(folder.iterdir()) == []
+
+
+def test_a_spilled_array_that_cannot_be_whole_leaves_nothing(folder, monkeypatch):
+    with pytest.raises(ValueError, match="24 of 48 bytes"):
+        spill([X[:2]], FLOAT, X.shape)
+
+    def wrong():
+        yield X
+        raise ValueError("not a number")
+
+    with pytest.raises(ValueError, match="not a number"):
+        spill(wrong(), FLOAT, X.shape)
+    assert list(folder.iterdir()) == []
+    monkeypatch.setenv("GNNSCALE_CACHE", "/dev/null/none")
+    with pytest.raises(DataError, match=r"/dev/null/none: can't be written .*GNNSCALE_CACHE=DIR"):
+        spill([X], FLOAT, X.shape)
+
+
+def test_what_a_kill_left_of_a_spilled_array_is_swept(folder):
+    code = """if True:
+        import os, numpy as np
+        from gnnscale.core.cache import spill
+        kept = spill([np.ones(9)], np.dtype(np.float32), (9,))
+        os.kill(os.getpid(), 9)"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert len(list(folder.glob(".build-*/array.npy"))) == 1
+    x = spill([X], FLOAT, X.shape)
+    assert len(list(folder.glob(".build-*/array.npy"))) == 1, "that of this process"
+    assert np.array_equal(x, X)
 
 
 # -- fingerprints -------------------------------------------------------------------------------

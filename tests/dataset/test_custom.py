@@ -172,6 +172,17 @@ def test_without_a_split_one_is_drawn(folder):
         load(folder, features=["degree"])
 
 
+def test_a_graph_without_training_nodes_is_for_predicting_only(folder):
+    write(folder, edges=EDGES, nodes=NODES.replace("train", "test"))
+    assert [len(i) for i in load(folder, split="none").splits.values()] == [0, 0, 0]
+    with pytest.raises(DataError, match="graph: no node is in train"):  # also from the cache
+        load(folder)
+    masks = {f"{s}_mask": np.zeros(6, bool) for s in ("train", "valid", "test")}
+    np.savez("a.npz", **{**arrays(), **masks})
+    with pytest.raises(DataError, match=r"a\.npz: no node is in train.* dataset\.split=none"):
+        load("a.npz")
+
+
 def test_several_labels_per_node(folder):
     labels = "id,label\na,red;blue\nb,blue\nc,\nd,green;red\n"
     write(folder, edges="src,dst\na,b\nc,d\n", labels=labels)

@@ -13,7 +13,7 @@ import torch
 
 from gnnscale.core.data import Task
 from gnnscale.core.errors import DataError, UsageError
-from gnnscale.dataset import ogb
+from gnnscale.dataset import _ogb_tables, ogb
 from gnnscale.dataset.ogb import SITE, SOURCES, SPLITS, Ogbn
 
 EDGES = [[0, 1], [1, 0], [2, 1], [3, 3], [4, 2], [4, 2]]
@@ -197,7 +197,7 @@ def proteins(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("block", [1, 2, 100])
 def test_a_protein_has_the_mean_of_its_edges(proteins, block, monkeypatch):
-    monkeypatch.setattr(ogb, "BLOCK", block)
+    monkeypatch.setattr(_ogb_tables, "BLOCK", block)
     data = load(proteins)
     assert data.x.tolist() == [[0.75, 4.5], [0.375, 2], [0.625, 5.5], [0, 0]]
     assert data.y.tolist() == [[0, 1, 0], [1, 1, 0], [0, 0, 0], [1, 0, 1]]
@@ -310,7 +310,7 @@ def papers(tmp_path, monkeypatch):
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("block", [3, 1 << 20])
 def test_features_stay_on_disk(papers, monkeypatch, save, dtype, order, block):
-    monkeypatch.setattr(ogb, "BLOCK", block)
+    monkeypatch.setattr(_ogb_tables, "BLOCK", block)
     save_papers(papers, save, X.astype(dtype).copy(order), order=order)
     raw = Ogbn("ogbn_papers100m").read(papers)
     for array in (raw.x, raw.src, raw.dst):
@@ -318,18 +318,25 @@ def test_features_stay_on_disk(papers, monkeypatch, save, dtype, order, block):
         assert array.dtype.itemsize == 4
     np.testing.assert_array_equal(raw.x, X)
     assert list(zip(raw.src.tolist(), raw.dst.tolist(), strict=True)) == [(a, b) for a, b in EDGES]
-    made = {}
-    whole = Ogbn._prepare
+    del raw, array
+    made, saved = {}, []
+    whole, save = Ogbn._prepare, np.save
 
     def prepare(self, raw):
-        made.update(whole(self, raw))
-        return made
+        arrays = whole(self, raw)
+        made["x"] = Path(arrays["x"].filename).stat().st_ino
+        assert isinstance(arrays["x"], np.memmap)
+        assert not any(n.startswith("x_") for n in arrays)
+        return arrays
 
     monkeypatch.setattr(Ogbn, "_prepare", prepare)
+    monkeypatch.setattr(np, "save", lambda p, a, **m: saved.append(p.stem) or save(p, a, **m))
     data = load(papers)
-    assert isinstance(made["x"], np.memmap)
-    assert not any(n.startswith("x_") for n in made)
     kept = next((papers.parent / "cache").glob("ogbn_papers100m-*/x.npy"))
+    assert kept.stat().st_ino == made["x"], "the file was moved: it is on disk once"
+    assert "indptr" in saved
+    assert "x" not in saved
+    assert not list((papers.parent / "cache").glob(".build-*"))
     assert str(kept) in Path("/proc/self/maps").read_text()  # what the graph's features are
     np.testing.assert_array_equal(data.x.numpy(), X)
     assert data.graph.indices.tolist() == [1, 0, 2, 1, 4, 2]
@@ -346,7 +353,7 @@ def test_more_features_than_memory_are_read(papers, monkeypatch):
     many = 200_000
     monkeypatch.setitem(ogb.SOURCES, "ogbn_papers100m",
                         ogb.SOURCES["ogbn_papers100m"]._replace(nodes=many))  # fmt: skip
-    monkeypatch.setattr(ogb, "BLOCK", 1 << 14)
+    monkeypatch.setattr(_ogb_tables, "BLOCK", 1 << 14)
     x = np.arange(many * 64, dtype=np.float32).reshape(many, 64)
     save_papers(papers, x=x, num_nodes_list=[many])
     label = np.zeros((many, 1), np.float32)

@@ -1,72 +1,90 @@
 import statistics
 
 import pytest
-from test_table import CHOICES, seed
+from made_runs import seed, three
 
-from gnnscale import cli
 from gnnscale.core.errors import UsageError
+from gnnscale.report.measures import FIXED
 from gnnscale.report.pivot import pivot
 from gnnscale.report.render import render
-from gnnscale.report.table import collect
+from gnnscale.report.rows import collect
+from gnnscale.report.scores import Wish
+
+
+def laid(folder, down="dataset", across="architecture", measure="test"):
+    made = pivot(collect([folder]).rows, down, across, FIXED[measure], Wish())
+    return made.narrowed()
+
+
+def texts(made):
+    return [[cell.text for cell in line] for line in made.lines]
 
 
 def grid(folder):
     """Two datasets by two architectures, three seeds each; one cell is left out."""
     for i, (data, arch) in enumerate((("a", "gcn"), ("a", "mlp"), ("b", "mlp"))):
-        for k in range(3):
-            seed(folder / str(i), k, 0.5 + 0.1 * i + 0.01 * k, {"distillation": {}},
-                 {**CHOICES, "dataset": data, "architecture": arch})  # fmt: skip
+        three(folder / str(i), [0.5 + 0.1 * i + 0.01 * k for k in range(3)], dataset=data,
+              architecture=arch, latency=3.0 - i)  # fmt: skip
     return folder
 
 
 def test_lines_and_columns_hold_mean_std_n_seeds_and_the_best_is_bold(tmp_path):
-    headers, cells, bold = pivot(collect([grid(tmp_path)]), "dataset", "architecture")
-    assert headers == ["dataset", "gcn", "mlp", "metric ↑", "n", "seeds", "unfinished"]
+    made = laid(grid(tmp_path))
+    assert [c.header for c in made.columns] == ["dataset", "gcn", "mlp", "metric", "n", "seeds"]
     std = statistics.stdev([50, 51, 52])
-    assert cells[0][:3] == ["a", f"51.00 ± {std:.2f}", f"61.00 ± {std:.2f}"]
-    assert cells[0][3:] == ["accuracy", "3", "0-2", "-"]
-    assert cells[1][1] == "-"
-    assert bold == {(0, 2), (1, 2)}
-    assert "| **61.00 ± 1.00** |" in render(headers, cells, "markdown", bold)
-    assert "61.00 ± 1.00 *" in render(headers, cells, "table", bold)
-    assert "51.00 ± 1.00 *" not in render(headers, cells, "table", bold)
-    assert r"\textbf{61.00 $\pm$ 1.00}" in render(headers, cells, "latex", bold)
+    assert texts(made)[0] == [
+        "a", f"51.00 ± {std:.2f}", f"61.00 ± {std:.2f}", "accuracy", "3", "0-2",
+    ]  # fmt: skip
+    assert texts(made)[1][1] == "-"
+    assert [[c.best for c in line] for line in made.lines] == [
+        [False, False, True, False, False, False], [False] * 6,
+    ]  # fmt: skip
+    assert "| **61.00 ± 1.00** |" in render([made], "markdown")
+    assert "61.00 ± 1.00 *" in render([made], "table")
+    assert "51.00 ± 1.00 *" not in render([made], "table")
+    assert r"\textbf{61.00 $\pm$ 1.00}" in render([made], "latex")
 
 
-def test_cells_of_unequal_n_say_so_and_unfinished_seeds_are_listed(tmp_path):
+def test_another_measure_is_best_in_its_own_direction(tmp_path):
+    made = laid(grid(tmp_path), measure="latency_p50")
+    assert [c.text for c in made.lines[0][1:3]] == ["3", "2"]
+    assert made.lines[0][2].best
+
+
+def test_cells_of_unequal_n_say_so_and_missing_seeds_are_listed(tmp_path):
     grid(tmp_path)
     (tmp_path / "1/seed-2/record.json").unlink()
-    _, cells, _ = pivot(collect([tmp_path]), "dataset", "architecture")
-    assert cells[0][1].endswith("(n = 3, seeds 0-2)")
-    assert cells[0][2].endswith("(n = 2, seeds 0,1)")
-    assert cells[0][4:] == ["-", "-", "mlp: 2"]
+    (tmp_path / "1/seed-2/status.json").write_text('{"state": "interrupted"}')
+    seed(tmp_path / "1", 3, state="failed", dataset="a", architecture="mlp")
+    first = texts(laid(tmp_path))[0]
+    assert first[1].endswith("(n = 3, seeds 0-2)")
+    assert first[2].endswith("(n = 2, seeds 0,1)")
+    assert first[4:] == ["-", "-", "mlp: 3 failed; mlp: 2 interrupted"]
 
 
 def test_two_compositions_in_one_cell_are_refused_by_what_differs(tmp_path):
     for name, lr in (("x", 0.1), ("y", 0.2)):
-        seed(tmp_path / name, 0, 0.5, {"optimizer": {"lr": lr}, "distillation": {}}, CHOICES)
-    rows = collect([tmp_path])
+        seed(tmp_path / name, 0, config={"optimizer": {"lr": lr}})
     with pytest.raises(UsageError, match=r"2 compositions fall into this cell.*optimizer\.lr"):
-        pivot(rows, "dataset", "architecture")
-    _, cells, _ = pivot(rows, "dataset", "optimizer.lr")
-    assert cells[0][1:3] == ["50.00", "50.00"]
+        laid(tmp_path)
+    assert texts(laid(tmp_path, across="optimizer.lr"))[0][1:3] == ["50.00", "50.00"]
     with pytest.raises(UsageError, match=r"optimiser\.lr"):
-        pivot(rows, "dataset", "optimiser.lr")
+        laid(tmp_path, across="optimiser.lr")
 
 
-def test_different_data_on_one_line_is_refused(tmp_path):
-    rows = collect([grid(tmp_path)])
-    rows[0].records[0].data = {"name": "a", "edges": 5}
-    with pytest.raises(UsageError, match=r"did not see the same data.*edges"):
-        pivot(rows, "dataset", "architecture")
+def test_datasets_may_be_columns_and_then_columns_are_compared(tmp_path):
+    made = laid(grid(tmp_path), "architecture", "dataset")
+    best = {(line[0].text, c.header): cell.best
+            for line in made.lines for c, cell in zip(made.columns, line, strict=True)}  # fmt: skip
+    assert best["mlp", "a"]
+    assert not best["gcn", "a"]
+    assert not best["mlp", "b"]  # alone
+    assert "best mean of a column" in made.notes[0]
 
 
-def test_the_verb_writes_a_file_and_wants_both_keys(tmp_path, capsys):
-    grid(tmp_path / "runs")
-    out = tmp_path / "table.md"
-    words = ["report", str(tmp_path / "runs"), "--rows", "dataset", "--format", "markdown"]
-    with pytest.raises(UsageError, match="go together"):
-        cli.dispatch(words)
-    assert cli.dispatch([*words, "--columns", "architecture", "--out", str(out)]) == 0
-    assert out.read_text().startswith("| dataset | gcn | mlp |")
-    assert capsys.readouterr().out.strip() == str(out)
+def test_different_data_in_lines_and_columns_is_refused(tmp_path):
+    for i, (samp, arch, edges) in enumerate((("s", "gcn", 5), ("s", "mlp", 6), ("t", "gcn", 6))):
+        seed(tmp_path / str(i), 0, sampler=samp, architecture=arch,
+             data={"name": "digits", "edges": edges})  # fmt: skip
+    with pytest.raises(UsageError, match=r"sampler=s: .*did not see the same data.*data\.edges"):
+        laid(tmp_path, "sampler", "architecture")

@@ -16,8 +16,9 @@ from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Need
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.random import Key
+from gnnscale.graph.drawn import choose
 from gnnscale.graph.whole import training_graph, whole_batch
-from gnnscale.sampler.neighbor import Neighbor, _choose
+from gnnscale.sampler.neighbor import Neighbor
 
 KEY = Key(3, "prepare")
 LOOPS = ("none", "diag", "edges")
@@ -180,7 +181,7 @@ def test_all_subsets_are_equally_likely(d, k):
     taken, edges = np.zeros(d, bool), np.empty(k, np.int64)
     draws = 400 * len(subsets)
     for stream in range(draws):
-        _choose(np.uint64(stream * 2**32 + 1), d, k, False, taken, edges)
+        choose(np.uint64(stream * 2**32 + 1), d, k, False, taken, edges)
         subsets[tuple(sorted(edges.tolist()))] += 1
         assert not taken.any()
     statistic = sum((n - 400) ** 2 / 400 for n in subsets.values())

@@ -6,8 +6,12 @@ import torch
 from gnnscale.core.hop import Need
 from gnnscale.core.random import Key
 from gnnscale.graph.whole import training_graph, whole_batch
+from gnnscale.sampler.fastgcn import FastGCN
+from gnnscale.sampler.labor import Labor
+from gnnscale.sampler.ladies import Ladies
 from gnnscale.sampler.neighbor import Neighbor
 from gnnscale.sampler.saint import SaintWalk
+from gnnscale.sampler.vrgcn import VRGCN
 
 KEY = Key(3, "prepare")
 NEEDS = [
@@ -44,12 +48,27 @@ def test_the_whole_hop_is_the_dense_weighted_operator(need, weighted, dense):
 
 
 @needs
-def test_all_neighbours_are_the_whole_weighted_operator(need, weighted):
-    sampler, seeds = Neighbor(-1), torch.tensor([5, 58, 0, 17])
+@pytest.mark.parametrize("kind", [Neighbor, Labor, Ladies, FastGCN])
+def test_all_neighbours_are_the_whole_weighted_operator(kind, need, weighted):
+    sampler, seeds = kind(-1), torch.tensor([5, 58, 0, 17])
     sampler.prepare(weighted, need, KEY)
     part = sampler.sample(seeds, Key(3, "sample"))
     exact = aggregate(whole_batch(weighted, need))[seeds]
     torch.testing.assert_close(aggregate(part), exact, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("need", [n for n in NEEDS if n.loops != "edges"], ids=str)
+@pytest.mark.parametrize("mode", ["cv", "cvd"])
+@pytest.mark.parametrize("preprocess", ["always", "never"])
+def test_exact_histories_give_the_whole_weighted_operator(need, mode, preprocess, weighted):
+    sampler, seeds = VRGCN(1, mode=mode, preprocess=preprocess), torch.tensor([5, 58, 0, 17])
+    sampler.prepare(weighted, need, KEY)
+    sampler.refresh(0, torch.arange(60), weighted.x)
+    part = sampler.bind(sampler.sample(seeds, Key(3, "sample")), torch.device("cpu"), write=True)
+    hop = part.hops[0]
+    found = hop.reduce(lambda h: h, hop.lift(part.x))[part.rows]
+    exact = aggregate(whole_batch(weighted, need))[seeds]
+    torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("need", [Need(1, "row", "diag"), Need(1, "sym", "edges")])

@@ -172,7 +172,8 @@ def test_every_flipped_bit_is_noticed(path):
             checkpoint.load(path)
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_previous_one_and_says_so(path, caplog):
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one_and_says_so(path, caplog, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SYNC_S", 0.0)
     caplog.set_level("WARNING", "gnnscale")
     for epoch in (1, 2, 3):
         checkpoint.save(path, {"epoch": epoch})
@@ -202,6 +203,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one_and_says_so(path, c
 @pytest.mark.parametrize("call", ["link", "replace"])
 def test_at_every_step_of_saving_a_whole_checkpoint_is_there(path, monkeypatch, call):
     """Stopped before any of its renames, ``save`` leaves one that can be loaded."""
+    monkeypatch.setattr(checkpoint, "SYNC_S", 0.0)
     checkpoint.save(path, {"epoch": 1})
     checkpoint.save(path, {"epoch": 2})
     true, calls = getattr(os, call), []
@@ -237,6 +239,48 @@ def test_without_hard_links_the_previous_one_is_kept_too(path, monkeypatch):
     assert checkpoint.load(path)["epoch"] == 2
     path.unlink()
     assert checkpoint.load(path)["epoch"] == 1
+
+
+@pytest.fixture
+def on_disk(monkeypatch):
+    """What is on the disk after a power cut: content by inode as of its last fsync."""
+    kept, true = {}, os.fsync
+
+    def watched(handle):
+        if not os.path.isdir(f"/proc/self/fd/{handle}"):
+            at = os.fstat(handle).st_ino
+            kept[at] = os.pread(handle, os.fstat(handle).st_size, 0)
+        true(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    return kept
+
+
+def power_cut(path, on_disk):
+    """Files that were renamed into place but not waited for are empty."""
+    for place in (path, checkpoint.previous(path)):
+        if place.exists() and on_disk.get(place.stat().st_ino) != place.read_bytes():
+            place.write_bytes(b"")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux's list of open files")
+def test_a_power_cut_costs_seconds_and_never_the_run(path, on_disk, monkeypatch):
+    """Epochs of one second each, cut after every one of them; never more than six are lost."""
+    lost = []
+    for cut in range(1, 31):
+        checkpoint.discard(path)
+        on_disk.clear()
+        for epoch in range(1, cut + 1):
+            monkeypatch.setattr(checkpoint.time, "time", lambda now=epoch: 1e9 + now)
+            checkpoint.save(path, {"epoch": epoch}, last=epoch == 30)
+            os.utime(path, (1e9 + epoch, 1e9 + epoch))
+        waited = len(on_disk)
+        power_cut(path, on_disk)
+        lost.append(cut - checkpoint.load(path)["epoch"])
+        assert waited <= 2 + cut / checkpoint.SYNC_S, "most epochs wait for nothing"
+    assert max(lost) <= checkpoint.SYNC_S + 1
+    assert lost[0] == lost[-1] == 0, "the first and the last one are waited for"
+    assert max(lost) > 0, "and the test can tell"
 
 
 def test_zip_files_of_others_are_refused(path):

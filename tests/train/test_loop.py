@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -84,6 +85,19 @@ def test_lbfgs_falls_step_by_step_to_the_penalised_optimum(decay, tmp_path):
     (run.objective(run.model(batch), batch) + run.penalty()).backward()
     gradient = torch.stack([p.grad.norm() for p in run.model.parameters()]).norm()
     assert gradient < 1e-3, "the optimum of a convex loss"
+
+
+@pytest.mark.parametrize("stem", [False, True])
+def test_decay_not_last_leaves_out_the_last_layer_only(stem, tmp_path):
+    run = built(
+        tmp_path, changes={"trainer": {"decay": "not_last"}, "architecture": {"stem": stem}}
+    )
+    decayed, rest = run.optimizer.param_groups
+    last = run.model.head if stem else run.model.layers[-1]
+    assert {id(p) for p in rest["params"]} == {id(p) for p in last.parameters()}
+    assert decayed["weight_decay"] == 5e-4
+    assert rest["weight_decay"] == 0
+    assert len(decayed["params"]) + len(rest["params"]) == len(list(run.model.parameters()))
 
 
 def test_the_closure_of_one_step_draws_the_same_dropout_each_time(tmp_path):
@@ -237,3 +251,16 @@ def test_a_sampler_with_its_own_inference_predicts_by_it(tmp_path, monkeypatch):
     train(toy(), tmp_path)
     assert asked[0] == int(60 * 0.3), "validation"
     assert set(asked[2:]) == {60}, "evaluation of every node"
+
+
+def test_the_lowest_validation_loss_is_kept_where_loss_is_monitored(tmp_path):
+    changes = {"trainer": {"epochs": 12, "monitor": "loss"}, "optimizer": {"lr": 0.3}}
+    (record,) = train(toy(changes), tmp_path)
+    lines = (tmp_path / "seed-0/metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["valid_loss"] for line in lines]
+    assert len(losses) == 12
+    assert record.metric["best_epoch"] == losses.index(min(losses)) < 11
+    # and it is the loss of the validation rows under the kept weights
+    run = compose.build(toy(changes), 0, tmp_path / "seed-0")
+    run.restore(tmp_path / "seed-0")
+    assert run.validate() == pytest.approx((record.metric["valid"], min(losses)))

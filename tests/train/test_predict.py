@@ -8,6 +8,7 @@ from gnnscale.architecture.egc import EGC
 from gnnscale.architecture.gat import GAT
 from gnnscale.architecture.gcn import GCN
 from gnnscale.architecture.gin import GIN
+from gnnscale.architecture.lgcn import LGCN
 from gnnscale.architecture.mlp import MLP
 from gnnscale.architecture.sage import SAGE
 from gnnscale.architecture.sgc import SGC
@@ -26,6 +27,7 @@ MODELS = {
     "mlp": lambda s: MLP(s, hidden=8, depth=3, norm="batch"),
     "gcn": lambda s: GCN(s, hidden=8, depth=3, norm="batch"),
     "gcn_stem": lambda s: GCN(s, hidden=8, stem=True, residual=True, norm="layer"),
+    "lgcn": lambda s: LGCN(s, hidden=8),
     "sage_mean": lambda s: SAGE(s, hidden=8),
     "sage_max": lambda s: SAGE(s, hidden=8, aggr="max"),
     "sage_gcn": lambda s: SAGE(s, hidden=8, aggr="gcn"),

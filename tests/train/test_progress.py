@@ -67,6 +67,47 @@ def test_state_goes_on_exactly(cut):
     assert second.state() == through.state()
 
 
+def told(patience, pairs):
+    return [patience.hear(score, epoch, loss) for epoch, (score, loss) in enumerate(pairs)]
+
+
+def test_a_lower_loss_is_a_gain_where_loss_is_monitored():
+    patience = Patience(2, 0.0, "loss")
+    said = told(patience, [(0.5, 1.0), (0.9, 1.0), (0.4, 0.9), (0.9, 0.95), (0.9, float("nan"))])
+    assert [better for better, _ in said] == [True, False, True, False, False]
+    assert [stop for _, stop in said] == [False, False, False, False, True]
+    assert (patience.best, patience.best_epoch) == (0.4, 2)
+
+
+def test_both_keeps_weights_where_score_and_loss_are_best_together_and_waits_on_either():
+    patience = Patience(2, 0.0, "both")
+    said = told(patience, [
+        (0.5, 1.0),  # the first
+        (0.6, 1.1),  # a higher score alone: no weights, patience anew
+        (0.5, 0.9),  # a lower loss alone
+        (0.6, 0.9),  # ties of both bests, which were not at one epoch: kept
+        (0.5, 1.0),
+        (0.6, 1.0),  # a tie is a gain
+        (0.5, 1.0),
+        (0.5, 1.0),
+    ])  # fmt: skip
+    assert [better for better, _ in said] == [True, False, False, True, *[False] * 4]
+    assert [stop for _, stop in said] == [*[False] * 7, True]
+    assert (patience.best, patience.best_epoch) == (0.6, 3)
+
+
+@pytest.mark.parametrize("monitor", ["score", "loss", "both"])
+@pytest.mark.parametrize("cut", range(7))
+def test_state_goes_on_exactly_whatever_is_monitored(monitor, cut):
+    pairs = [(0.1, 3.0), (0.3, 3.5), (0.2, 2.0), (0.3, 2.0), (0.2, 1.9), (0.4, 2.5), (0.1, 1.0)]
+    through, first, second = (Patience(2, 0.0, monitor) for _ in range(3))
+    want = told(through, pairs)
+    got = told(first, pairs[:cut])
+    second.load(first.state())
+    got += [second.hear(s, e + cut, loss) for e, (s, loss) in enumerate(pairs[cut:])]
+    assert (got, second.state()) == (want, through.state())
+
+
 # -- the progress display and Ctrl-C -------------------------------------------------------------
 
 

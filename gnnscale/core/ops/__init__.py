@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from gnnscale.core.errors import UsageError, unknown
 from gnnscale.core.ops import dgl_kernels, numba_kernels, torch_kernels
 from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.core.ops.watch import tell
 
 BACKENDS: dict[str, ModuleType] = {
     "dgl": dgl_kernels,
@@ -123,6 +124,7 @@ def total(adj: Adjacency, x: Tensor, weight: Tensor | None = None) -> Tensor:
     """
     x = full(x)
     weight = weight if weight is None else full(weight)
+    tell("total", adj, x[0].numel() if len(x) else 0, weight is not None)
     if weight is None:
         flat = x.flatten(1)  # [n_src, H * D]
         return _Total.apply(adj, flat).reshape(adj.n_dst, *x.shape[1:])
@@ -136,9 +138,11 @@ def extreme(adj: Adjacency, x: Tensor, sign: int) -> Tensor:
 
     Shapes: x [n_src, D] -> [n_dst, D]. The gradient goes to one edge per value.
     """
+    tell("extreme", adj, x.shape[1])
     return _Extreme.apply(adj, full(x), sign)
 
 
 def softmax(adj: Adjacency, e: Tensor) -> Tensor:
     """Softmax over the in-edges of each destination. Shapes: [E, H] -> [E, H]."""
+    tell("softmax", adj, e.shape[1])
     return _Softmax.apply(adj, full(e))

@@ -1,0 +1,215 @@
+"""Runs in PyG's own environment: ``python pyg_worker.py DATA.npz``; a line in, a line out.
+
+Knows nothing of gnnscale but ``stack.py`` beside it. Asked ``build``, ``prepare`` (a workload in a
+scope), ``request`` (once, timed here) and ``forget``.
+"""
+
+import gc
+import json
+import sys
+import time
+import traceback
+from itertools import cycle
+
+import numpy as np
+import torch
+from stack import Stack, gin_mlp, loss
+from torch import nn
+
+
+def convolution(spec):
+    """make(d_in, d_out, last) of PyG's layer for ``spec["kind"]``."""
+    from torch_geometric import nn as layers
+
+    kind = spec["kind"]
+
+    def make(d_in, d_out, last):
+        if kind == "gcn":
+            return layers.GCNConv(d_in, d_out, cached=False, add_self_loops=False, normalize=False)
+        if kind == "sage":
+            if spec["aggr"] == "gcn":
+                raise ValueError("PyG has no SAGEConv with aggr=gcn; valid: mean, max")
+            return layers.SAGEConv(d_in, d_out, spec["aggr"], project=spec["aggr"] == "max")
+        if kind == "gat":
+            heads = spec["out_heads"] if last else spec["heads"]
+            size = d_out if last else d_out // heads
+            rate = spec["attention_dropout"]
+            return layers.GATConv(d_in, size, heads, not last, dropout=rate, add_self_loops=False)
+        if kind == "gin":
+            mlp = gin_mlp(d_in, spec["hidden"], d_out, spec["mlp_norm"])
+            return layers.GINConv(mlp, train_eps=spec["train_eps"])
+        return nn.Linear(d_in, d_out)
+
+    return make
+
+
+class Worker:
+    """The model, its graph, and the request that was prepared last."""
+
+    def __init__(self, path):
+        self.path = path
+        self.work = None
+
+    def build(self, optimizer, clip):
+        """Model, graph with torch-sparse's fast path if it is there, optimizer."""
+        import torch_geometric
+
+        stored = dict(np.load(self.path))
+        self.spec = spec = json.loads(str(stored.pop("spec")))
+        torch.set_num_threads(spec["threads"])
+        arrays = {name: torch.from_numpy(value) for name, value in stored.items()}
+        self.whole = self.part(arrays, "")
+        self.train = self.part(arrays, "train_") if "train_x" in arrays else self.whole
+        self.model = Stack(spec, convolution(spec), self.call, self.own)
+        name, arguments = optimizer
+        self.optimizer = getattr(torch.optim, name)(self.model.parameters(), **arguments)
+        self.clip = clip
+        fast = "torch_sparse" in sys.modules
+        notes = [] if fast else ["torch-sparse is not installed there: the slower edge_index path"]
+        known = {"torch": torch.__version__, "torch_geometric": torch_geometric.__version__}
+        if fast:
+            import torch_sparse
+
+            known["torch_sparse"] = torch_sparse.__version__
+        return {"notes": notes, "versions": known,
+                "parameters": sum(p.numel() for p in self.model.parameters())}  # fmt: skip
+
+    def call(self, conv, graph, h):
+        """One convolution."""
+        return conv(h) if self.spec["kind"] == "mlp" else conv(h, graph)
+
+    @staticmethod
+    def own(graph, h):
+        """Square graphs only: every row is a destination."""
+        return h
+
+    def part(self, arrays, prefix):
+        """Graph (adjacency with what the operator needs, PyG's transposed form), x, y, seeds."""
+        indptr, indices = arrays[prefix + "indptr"], arrays[prefix + "indices"].long()
+        n = len(indptr) - 1
+        dst = torch.repeat_interleave(torch.arange(n), indptr[1:] - indptr[:-1])
+        edges = torch.stack([indices, dst])
+        x, y = arrays[prefix + "x"], arrays[prefix + "y"]
+        return {"edges": edges, "x": x, "y": y, "seeds": arrays[prefix + "seeds"],
+                "graph": self.operator(edges, n)}  # fmt: skip
+
+    def operator(self, edges, n):
+        """What the convolutions take: loops where the model has them, for GCN its norm."""
+        from torch_geometric.nn.conv.gcn_conv import gcn_norm
+        from torch_geometric.utils import add_self_loops
+
+        kind = self.spec["kind"]
+        try:
+            from torch_sparse import SparseTensor
+        except ImportError:
+            if kind == "gcn":
+                raise ValueError("peer=pyg needs torch-sparse for a GCN normalised once") from None
+            return add_self_loops(edges, num_nodes=n)[0] if kind == "gat" else edges
+        if kind == "gat":
+            edges = add_self_loops(edges, num_nodes=n)[0]
+        made = SparseTensor(row=edges[1], col=edges[0], sparse_sizes=(n, n))
+        if kind == "gcn":
+            made = gcn_norm(made, num_nodes=n, add_self_loops=True)
+        made.storage.rowptr(), made.storage.csr2csc(), made.storage.colptr()
+        return made
+
+    def loader(self, part, nodes, fanouts, batch_size, replace, shuffle):
+        """PyG's NeighborLoader."""
+        from torch_geometric.data import Data
+        from torch_geometric.loader import NeighborLoader
+
+        data = Data(x=part["x"], y=part["y"], edge_index=part["edges"])
+        return NeighborLoader(data, num_neighbors=fanouts, input_nodes=nodes, replace=replace,
+                              batch_size=batch_size, shuffle=shuffle, num_workers=0)  # fmt: skip
+
+    def prepare(self, workload, scope, prepared, asked=None, training=None):
+        """Set up ``self.work``."""
+        depth = len(self.model.convs)
+
+        def infer(graph, x):
+            self.model.eval()
+            with torch.no_grad():
+                return self.model([graph] * depth, x)
+
+        if workload == "full":
+            part = self.whole
+            self.work = lambda: infer(part["graph"], part["x"])
+            return {}
+        if workload == "query":
+            return {"unfit": "PyG's loaders are compared in training only"}
+        part = self.train
+
+        def step(graph, x, rows, y):
+            self.model.train()
+            self.optimizer.zero_grad(set_to_none=True)
+            logits = self.model([graph] * depth, x)[rows]
+            loss(logits, y, self.spec["multi"]).backward()
+            if self.clip is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+            self.optimizer.step()
+
+        if training["loader"] == "full":
+            whole = (part["graph"], part["x"], part["seeds"], part["y"][part["seeds"]])
+
+            def epoch():
+                yield whole
+        else:
+            # PyG counts fan-outs from the seeds outwards
+            fanouts = training["fanouts"][::-1]
+            loader = self.loader(part, part["seeds"], fanouts, training["batch_size"],
+                                 training["replace"], True)  # fmt: skip
+
+            def epoch():
+                for b in loader:
+                    rows = slice(0, b.batch_size)
+                    yield self.operator(b.edge_index, b.num_nodes), b.x, rows, b.y[rows]
+
+        def forever():
+            while True:
+                yield from epoch()
+
+        if scope == "model":
+            kept = list(epoch()) if workload == "epoch" else [
+                b for b, _ in zip(epoch(), range(prepared), strict=False)]  # fmt: skip
+            stream = cycle(kept)
+            self.work = (lambda: [step(*b) for b in kept]) if workload == "epoch" else (
+                lambda: step(*next(stream)))  # fmt: skip
+        else:
+            stream = forever()
+            self.work = (lambda: [step(*b) for b in epoch()]) if workload == "epoch" else (
+                lambda: step(*next(stream)))  # fmt: skip
+        return {}
+
+    def request(self):
+        """One request, timed."""
+        gc.disable()
+        start = time.perf_counter_ns()
+        self.work()
+        took = time.perf_counter_ns() - start
+        gc.enable()
+        return {"ns": took}
+
+    def forget(self):
+        """Free what was prepared."""
+        self.work = None
+        gc.collect()
+        return {}
+
+
+def main():
+    """Answer until the pipe closes."""
+    out, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
+    worker = Worker(sys.argv[1])
+    for line in sys.stdin:
+        asked = json.loads(line)
+        try:
+            answer = getattr(worker, asked.pop("do"))(**asked)
+        except Exception as error:
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        out.write(json.dumps(answer) + "\n")
+        out.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""The same model from ``dgl.nn``, fed by DGL's own loaders, in this process."""
+
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gnnscale.bench.peers import training
+from gnnscale.bench.peers.stack import Stack, gin_mlp, loss
+from gnnscale.bench.request import Laps, Local
+from gnnscale.bench.settings import Bench
+from gnnscale.bench.subject import Subject
+from gnnscale.bench.workloads import LISTED, PREPARED, QueryNodes, Unfit, Workload, asked
+from gnnscale.core.environment import versions
+from gnnscale.core.host import dgl
+from gnnscale.core.sparse import dense
+
+
+def convolution(spec: dict[str, Any]) -> Callable[[int, int, bool], nn.Module]:
+    """make(d_in, d_out, last) of DGL's layer for ``spec["kind"]``."""
+    layers, kind = dgl.nn, spec["kind"]
+
+    def make(d_in: int, d_out: int, last: bool) -> nn.Module:
+        if kind == "gcn":
+            return layers.GraphConv(d_in, d_out, norm="both", allow_zero_in_degree=True)
+        if kind == "sage":
+            names = {"mean": "mean", "gcn": "gcn", "max": "pool"}
+            return layers.SAGEConv(d_in, d_out, names[spec["aggr"]])
+        if kind == "gat":
+            heads = spec["out_heads"] if last else spec["heads"]
+            size = d_out if last else d_out // heads
+            return layers.GATConv(d_in, size, heads, attn_drop=spec["attention_dropout"],
+                                  allow_zero_in_degree=True)  # fmt: skip
+        if kind == "gin":
+            mlp = gin_mlp(d_in, spec["hidden"], d_out, spec["mlp_norm"])
+            return layers.GINConv(mlp, "sum", learn_eps=spec["train_eps"])
+        return nn.Linear(d_in, d_out)
+
+    return make
+
+
+def _own(graph: Any, h: Tensor) -> Tensor:
+    return h[: graph.num_dst_nodes()] if graph is not None else h
+
+
+def _call(kind: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    def call(conv: Any, graph: Any, h: Tensor) -> Tensor:
+        if kind == "mlp":
+            return conv(h)
+        out = conv(graph, h)
+        if kind != "gat":
+            return out
+        return out.mean(1) if conv.averaged else out.flatten(1)
+
+    return call
+
+
+class DglPeer:
+    """DGL's layers on the graph of ``subject``, its self-loops added where the model has them."""
+
+    def __init__(self, subject: Subject, spec: dict[str, Any], settings: Bench):
+        self.label, self.subject, self.spec, self.settings = "dgl", subject, spec, settings
+        self.notes: list[str] = []
+        run = subject.run
+        make = convolution(spec)
+
+        def marked(d_in: int, d_out: int, last: bool) -> nn.Module:
+            conv = make(d_in, d_out, last)
+            if spec["kind"] == "gat":
+                conv.averaged = last  # type: ignore[assignment]
+            return conv
+
+        self.model = Stack(spec, marked, _call(spec["kind"]), _own)
+        self.x = dense(run.data.x)
+        if self.x is not run.data.x:
+            self.notes.append("features are dense here: the peer's layers take no sparse rows")
+        self.graph = self._graph(run.data)
+        self.train_graph = self.graph if run.train_data is run.data else self._graph(run.train_data)
+        self.train_x = self.x if run.train_data is run.data else dense(run.train_data.x)
+        self.about = {
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "versions": {"dgl": versions()["dgl"], "torch": versions()["torch"]},
+        }
+        self.optimizer: torch.optim.Optimizer | None = None
+
+    def _graph(self, data: Any) -> Any:
+        src, dst = data.graph.indices.long(), data.graph.dst.long()
+        made = dgl.graph((src, dst), num_nodes=data.nodes)
+        if self.spec["kind"] in ("gcn", "gat"):
+            made = dgl.add_self_loop(made)
+        made.create_formats_()
+        return made
+
+    def processes(self) -> list[int]:
+        """None."""
+        return []
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    # -- requests -------------------------------------------------------------------------------
+
+    def request(self, workload: Workload, scope: str) -> Local:
+        """Its request for a workload. Raises Unfit if there is none."""
+        depth = len(self.model.convs)
+        before = self.subject.run.hardware.apply
+        device = self.subject.run.device
+        if workload.name == "full":
+            return Local(self._full(scope, depth), device, before)
+        if isinstance(workload, QueryNodes):
+            return Local(self._query(workload, scope, depth), device, before)
+        return Local(self._training(workload.name, scope, depth), device, before)
+
+    def _full(self, scope: str, depth: int) -> Callable[[Laps], None]:
+        graphs = [self.graph] * depth
+
+        def work(laps: Laps) -> None:
+            self.model.eval()
+            with torch.no_grad():
+                logits = self.model(graphs, self.x)
+            laps.lap("forward")
+            if scope == "end2end":
+                logits.cpu()
+                laps.lap("result")
+
+        return work
+
+    def _query(self, workload: QueryNodes, scope: str, depth: int) -> Callable[[Laps], None]:
+        sampler = dgl.dataloading.MultiLayerFullNeighborSampler(max(depth, 1))
+        mlp = self.spec["kind"] == "mlp"
+        count = LISTED if scope == "end2end" else PREPARED
+        lists = asked(self.subject.run.data, workload.batch, workload.seed, count)
+
+        def sample(nodes: Tensor) -> tuple[Any, Any]:
+            if mlp:
+                return nodes, [None] * depth
+            found, _, blocks = sampler.sample(self.graph, nodes)
+            return found, blocks
+
+        def forward(blocks: Any, x: Tensor) -> Tensor:
+            self.model.eval()
+            with torch.no_grad():
+                return self.model(blocks, x)
+
+        def end2end(laps: Laps) -> None:
+            nodes, blocks = sample(next(stream))
+            laps.lap("sample")
+            x = self.x[nodes]
+            laps.lap("gather")
+            logits = forward(blocks, x)
+            laps.lap("forward")
+            logits.cpu()
+            laps.lap("result")
+
+        def model(laps: Laps) -> None:
+            forward(*next(stream))
+            laps.lap("forward")
+
+        if scope == "end2end":
+            stream: Any = cycle(lists)
+            return end2end
+        made = [sample(nodes) for nodes in lists]
+        stream = cycle([(blocks, self.x[nodes]) for nodes, blocks in made])
+        return model
+
+    def _training(self, name: str, scope: str, depth: int) -> Callable[[Laps], None]:
+        how = training("dgl", self.subject)
+        run = self.subject.run
+        y = run.train_data.y
+        seeds = run.train_data.splits["train"]
+        if self.optimizer is None:
+            self.optimizer = run.make_optimizer([{"params": list(self.model.parameters())}])
+        optimizer = self.optimizer
+
+        def step(blocks: Any, x: Tensor, rows: Tensor | None, target: Tensor) -> None:
+            self.model.train()
+            optimizer.zero_grad(set_to_none=True)
+            logits = self.model(blocks, x)
+            logits = logits if rows is None else logits[rows]
+            loss(logits, target, self.spec["multi"]).backward()
+            clip = run.trainer.clip
+            if clip is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+            optimizer.step()
+
+        if how["loader"] == "full":
+            whole = ([self.train_graph] * depth, self.train_x, seeds, y[seeds])
+
+            def epoch() -> Iterator[tuple]:
+                yield whole
+        else:
+            if self.spec["kind"] == "mlp":
+                raise Unfit("an MLP reads no neighbours; DGL's loader draws some")
+            loader = dgl.dataloading.DataLoader(
+                self.train_graph, seeds, dgl.dataloading.NeighborSampler(
+                    how["fanouts"], replace=how["replace"]),
+                batch_size=how["batch_size"], shuffle=True, num_workers=0,
+            )  # fmt: skip
+
+            def epoch() -> Iterator[tuple]:
+                for nodes, out, blocks in loader:
+                    yield blocks, self.train_x[nodes], None, y[out]
+
+        def forever() -> Iterator[tuple]:
+            while True:
+                yield from epoch()
+
+        kept: list[tuple] = []
+        if scope == "model":
+            source = epoch()
+            kept = list(source if name == "epoch" else islice(source, PREPARED))
+        stream: Iterator[tuple] = cycle(kept) if kept else forever()
+
+        def one(laps: Laps) -> None:
+            step(*next(stream))
+
+        def every(laps: Laps) -> None:
+            for batch in kept or epoch():
+                step(*batch)
+
+        return one if name == "step" else every

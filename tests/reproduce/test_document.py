@@ -1,0 +1,113 @@
+import copy
+import json
+from dataclasses import asdict
+
+import pytest
+from toys import TABLE, write
+
+from gnnscale.core.record import Record, write_json
+from gnnscale.reproduce.preset import differing
+from gnnscale.reproduce.published import tables
+
+
+def record(seed, test, name="accuracy"):
+    return Record(
+        config={}, seed=seed, metric={"name": name, "test": test, "valid": test},
+        time_s={"epoch_median": 0.25, "total": 10.0}, latency_ms=None, memory_mib={},
+        parameters=1, model_bytes=4,
+        environment={"versions": {"python": "3"}, "revision": "abc", "cpu": "A CPU", "cores": 2,
+                     "threads": 1, "memory_gib": 8.0, "device": "cpu"},
+    )  # fmt: skip
+
+
+def pretend(here, row, scores, config, failed=()):
+    """A run folder as training leaves it."""
+    where = here / "runs/reproduce/toy" / row
+    write_json(where / "config.json", config)
+    write_json(where / "run.json", {"choices": {}, "started": "2026-01-02T03:04:05Z"})
+    for seed, score in enumerate(scores):
+        write_json(where / f"seed-{seed}/record.json", asdict(record(seed, score)))
+    for seed in failed:
+        write_json(where / f"seed-{seed}/status.json", {"state": "failed"})
+
+
+@pytest.fixture
+def config(catalog, here):
+    """config(row): what the row's preset composes to."""
+    from gnnscale import compose
+    from gnnscale.overrides import normalise
+    from gnnscale.reproduce.preset import words
+
+    def make(name):
+        row = tables(catalog, ["toy"])[0].rows[name]
+        return compose.compose(normalise(words(row), catalog), catalog)[0]
+
+    return make
+
+
+def test_the_same_records_give_the_same_document(reproduce, here, config):
+    pretend(here, "a", [0.5, 0.6], config("a"))
+    pretend(here, "b", [0.4, 0.3, 0.2], config("b"), failed=[3])
+    code, said = reproduce("--document", "out.md")
+    assert (code, said) == (0, "out.md")
+    text = (here / "out.md").read_text()
+    reproduce("--document", "out.md")
+    assert (here / "out.md").read_text() == text
+    for part in (
+        "2 have run, 2 of these are judged, 1 are reached",
+        "- **toy/b**: failed: seed 3",
+        "A CPU, 1 of 2 cores, 8.0 GiB",
+        "Runs began: 2026-01-02",
+        "| a | synthetic | accuracy ↑ | 1 | 55.00 ± 7.07 | +54.00 | 2 (5) | reached: at least 0",
+        "- b - a: -20.00 ± 14.14 seed by seed (n = 2, paired t-test p = 0.295)",
+        "## Not run here",
+        "| appnp | cora |",
+        "no verified value",
+    ):
+        assert part in text
+    assert str(here) not in text, "a document has no paths of one machine"
+
+
+def test_a_score_by_another_metric_is_refused(reproduce, here, config):
+    pretend(here, "a", [0.5], config("a"))
+    table = copy.deepcopy(TABLE)
+    table["rows"]["a"]["metric"] = "roc_auc"
+    write(here, table)
+    with pytest.raises(ValueError, match="scored by accuracy, the table states roc_auc"):
+        reproduce("--document", "out.md")
+
+
+def test_lower_is_better_stays_in_its_own_unit(reproduce, here, config):
+    table = copy.deepcopy(TABLE)
+    table["rows"]["a"] |= {"metric": "mae", "tolerance": 0.01}
+    table["rows"]["a"]["published"]["value"] = 0.4
+    write(here, table)
+    pretend(here, "a", [0.41, 0.4102], config("a"))
+    for seed, score in enumerate([0.41, 0.4102]):
+        path = here / f"runs/reproduce/toy/a/seed-{seed}/record.json"
+        write_json(path, asdict(record(seed, score, "mae")))
+    reproduce("--document", "out.md")
+    text = (here / "out.md").read_text()
+    assert "| mae ↓ | 0.4 | 0.410 ± 0.000 | +0.010 | 2 (5) | missed: at most 0.41 wanted" in text
+
+
+def test_what_makes_a_run_another_version_of_its_preset(here, catalog, config):
+    (toy,) = tables(catalog, ["toy"])
+    where = here / "run"
+
+    def keys(change, strict=False):
+        stored = json.loads(json.dumps(config("a")))
+        change(stored)
+        write_json(where / "config.json", stored)
+        return differing(where, toy.rows["a"], catalog, strict)
+
+    assert differing(here / "nowhere", toy.rows["a"], catalog) == []
+    assert keys(lambda c: None, strict=True) == []
+    assert keys(lambda c: c["trainer"].update(epochs=9)) == ["trainer.epochs"]
+    # which seeds, and where it ran, are not what it is
+    assert keys(lambda c: c.update(seeds=7, hardware={"device": "cuda"})) == []
+    # an option that did not exist then: harmless at its default, but training can't go on
+    assert keys(lambda c: c["trainer"].pop("clip")) == []
+    assert keys(lambda c: c["trainer"].pop("clip"), strict=True) == ["trainer.clip"]
+    # the preset sets 2 epochs, which is no default
+    assert keys(lambda c: c["trainer"].pop("epochs")) == ["trainer.epochs"]
