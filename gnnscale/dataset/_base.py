@@ -10,6 +10,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from gnnscale.core.cache import cached
 from gnnscale.core.data import GraphData, Task
 from gnnscale.core.errors import UsageError
 from gnnscale.core.ops.adjacency import Adjacency
@@ -18,7 +19,6 @@ from gnnscale.core.sparse import SparseRows
 from gnnscale.core.traits import Component, Trait, Traits, traits
 from gnnscale.core.values import Count, Share, Whole
 from gnnscale.dataset import _edges, _features
-from gnnscale.dataset._cache import cached
 from gnnscale.dataset._files import Remote, fingerprint, locate
 from gnnscale.dataset._splits import per_class_split, share_split
 

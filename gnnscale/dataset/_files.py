@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gnnscale.core.cache import cache_folder
 from gnnscale.core.errors import DataError
 from gnnscale.core.record import write_bytes
-from gnnscale.dataset._cache import cache_folder
 from gnnscale.dataset._download import digest, download, unpack
 
 

@@ -17,9 +17,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from gnnscale.core.cache import cache_folder
 from gnnscale.core.errors import DataError, UsageError
 from gnnscale.dataset._base import Raw, Stored
-from gnnscale.dataset._cache import cache_folder
 from gnnscale.dataset._files import Remote, roots
 
 SITE = "http://snap.stanford.edu/ogb/data/nodeproppred"

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gnnscale.dataset import _cache, _files
-from gnnscale.dataset._cache import cache_folder, cached
+from gnnscale.core import cache
+from gnnscale.core.cache import cache_folder, cached
+from gnnscale.dataset import _files
 from gnnscale.dataset._files import fingerprint
 
 X = np.arange(12.0, dtype=np.float32).reshape(4, 3)
@@ -150,7 +151,7 @@ def test_what_killed_processes_left_is_swept(folder, monkeypatch):
 CHILD = """
 import os, sys, time
 import numpy as np
-from gnnscale.dataset import _cache
+from gnnscale.core import cache
 if sys.argv[1] == "slow":
     save = np.save
     def slow(path, array, **more):
@@ -160,7 +161,7 @@ if sys.argv[1] == "slow":
     np.save = slow
 while not os.path.exists(sys.argv[2]):
     time.sleep(0.001)
-found = _cache.cached("toy", {}, lambda: {"x": np.arange(100_000), "a": 1})
+found = cache.cached("toy", {}, lambda: {"x": np.arange(100_000), "a": 1})
 assert found["x"].sum() == 4999950000 and found["a"] == 1
 """
 
@@ -223,4 +224,4 @@ def test_a_file_is_read_once_and_a_damaged_memory_harms_nothing(tmp_path, folder
         assert fingerprint([path]) == first
     monkeypatch.setenv("GNNSCALE_CACHE", "/dev/null/none")
     assert fingerprint([path]) == first
-    assert _cache.cache_folder() == Path("/dev/null/none")
+    assert cache.cache_folder() == Path("/dev/null/none")
