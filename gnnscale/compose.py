@@ -228,8 +228,14 @@ def try_out(parts: Mapping[str, Sequence[Bound]]) -> list[str]:
             made[group] = [attempt(bound) for bound in bounds]
     sampler = made["sampler"][0]
     with torch.device("meta"):
-        shape = Shape(8, 3, 0 if sampler is None else sampler.operators)
+        shape = Shape(8, 3) if sampler is None else sampler.widen(Shape(8, 3))
         model = attempt(parts["architecture"][0], shape)
+    if model is not None and shape.readout != "center" and getattr(model, "pool", None) is None:
+        problems.append(
+            f"sampler.readout={shape.readout}: architecture={parts['architecture'][0].option} has "
+            "no head that could read a pooled subgraph; type architecture.stem=true if it takes "
+            "that, else sampler.readout=center"
+        )
     if model is not None and sampler is not None:
         try:
             sampler.check(model.need)
@@ -282,7 +288,7 @@ def build(
 ) -> Run:
     """Load the data and make the run of one seed.
 
-    ``shape``: sizes of the model; None: those of the data.
+    ``shape``: sizes of the graph that the model is for; None: those of the data.
     """
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -297,7 +303,7 @@ def build(
         data = make("dataset").load(seed)
     sampler = make("sampler")
     Key(seed, "init").seed_torch()
-    model = make("architecture", shape or sampler.shape(data))
+    model = make("architecture", sampler.shape(data) if shape is None else sampler.widen(shape))
     inference = make("inference") if sampler.inference == "exact" else Own(sampler)
     inference.scope = hardware.scope
     quantizer = make("quantization")

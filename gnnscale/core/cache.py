@@ -30,6 +30,15 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "gnnscale"
 
 
+def digest(*arrays: np.ndarray) -> str:
+    """What arrays hold, as 64 hexadecimal digits: their types, shapes and bytes."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype.str}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
 def cached(
     name: str,
     key: Mapping[str, Any],
