@@ -156,7 +156,7 @@ class GTTF(Sampler):
         starts, tree = forest.tree(edges, seeds, self.per_level, loop)
         upper, degree = nodes[: tree.n_dst], take(data.graph.in_degree, nodes)
         fanout = torch.tensor(self.per_level).repeat_interleave(starts.diff()[:-1])
-        scale = (degree[: tree.n_dst] / fanout).to(dtype)
+        scale = (degree[: tree.n_dst].double() / fanout).to(dtype)
         src, dst, diag = self.factors
         src = None if src is None else take(src, nodes)
         dst, diag = (None if f is None else take(f, upper) for f in (dst, diag))
