@@ -242,8 +242,14 @@ def try_out(parts: Mapping[str, Sequence[Bound]]) -> list[str]:
             "e.g. architecture=sgc"
         )
     with torch.device("meta"):
-        shape = Shape(8, 3, 0 if sampler is None else sampler.operators)
+        shape = Shape(8, 3) if sampler is None else sampler.widen(Shape(8, 3))
         model = attempt(parts["architecture"][0], shape)
+    if model is not None and shape.readout != "center" and getattr(model, "pool", None) is None:
+        problems.append(
+            f"sampler.readout={shape.readout}: architecture={parts['architecture'][0].option} has "
+            "no head that could read a pooled subgraph; type architecture.stem=true if it takes "
+            "that, else sampler.readout=center"
+        )
     if model is not None and sampler is not None:
         try:
             sampler.check(model.need)

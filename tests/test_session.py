@@ -18,6 +18,8 @@ COMPOSITIONS = {
     "full-gcn": {},
     "saint-egc": {"sampler": "saint", "architecture": "egc"},
     "neighbor-sage": {"sampler": "neighbor", "architecture": "sage"},
+    "shadow-sage": {"sampler": "shadow_khop", "architecture": "sage"},
+    "gttf-gcn": {"sampler": "gttf", "architecture": "gcn"},
     "qat-gat": {"quantization": "qat", "architecture": "gat"},
     "logit-gin": {"distillation": ["logit"], "recipe": "distill", "architecture": "gin"},
     "precompute-sgc": {"sampler": "precompute", "architecture": "sgc"},

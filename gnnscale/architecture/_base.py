@@ -82,6 +82,41 @@ class Block(nn.Module):
         return z + h[: len(z)] if self.residual else z
 
 
+class Pool(nn.Module):
+    """z_i = act(norm(W dropout([h_i || pool of h_j over j in the subgraph of i]) + b)).
+
+    Zeng et al., NeurIPS 2021, arXiv:2201.07858 (shaDow-GNN, the pooled readout); the norm stands
+    before the activation, as in every block here.
+
+    Args:
+        kind: mean, max or sum. width: of h and z. drop, act, norm: as in ``Block``.
+
+    Shapes: h [n_src, width] of a batch with a segment -> [n_seed, width].
+    """
+
+    def __init__(self, kind: str, width: int, drop: float, act: str, norm: str):
+        super().__init__()
+        self.kind = kind
+        self.map = Dense(2 * width, width, rows="dst")
+        self.drop, self.norm, self.act = Dropout(drop), NORMS[norm](width), ACTIVATIONS[act]()
+
+    def forward(self, h: Tensor, batch: Batch) -> Tensor:
+        """The seeds' rows and their subgraphs' in one."""
+        assert batch.segment is not None
+        owner, h = batch.segment, full(h)
+        if self.kind == "max":
+            pooled = h.new_zeros(len(batch.rows), h.shape[1]).scatter_reduce(
+                0, owner.unsqueeze(1).expand_as(h), h, "amax", include_self=False
+            )
+        else:
+            pooled = h.new_zeros(len(batch.rows), h.shape[1]).index_add(0, owner, h)
+        if self.kind == "mean":
+            size = torch.bincount(owner, minlength=len(pooled))
+            pooled = pooled / size.unsqueeze(1).to(h.dtype)
+        both = torch.cat([h[batch.rows], pooled], 1)
+        return self.act(self.norm(self.map(self.drop(both))))
+
+
 class Model(nn.Module, Component):
     """Encoder, layers, head; under every sampler the same forward pass.
 
@@ -97,14 +132,17 @@ class Model(nn.Module, Component):
         self.encoder: nn.Module = nn.Identity()
         self.head: nn.Module = nn.Identity()
         self.layers = nn.ModuleList()
+        self.pool: Pool | None = None
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
         """Features to the levels below the first layer, the last one being its input."""
         return (self.encoder(x),)
 
     def readout(self, h: Tensor, batch: Batch) -> Tensor:
-        """Rows that the head reads: the seeds'. [n_last, D] -> [n_seed, D]."""
-        return h[batch.rows]
+        """What the head reads: the seeds' rows, pooled with those of their subgraphs if there is
+        a pool. [n_last, D] -> [n_seed, D].
+        """
+        return h[batch.rows] if self.pool is None else self.pool(h, batch)
 
     def forward(self, batch: Batch) -> Output:
         """Logits and hidden levels of a batch."""
@@ -158,7 +196,7 @@ class Model(nn.Module, Component):
         each of them and the last one has neither norm nor activation (Kipf & Welling's order). With
         a stem a linear encoder and a linear head surround blocks of constant width, and dropout
         stands after the activation inside the residual branch (EGC's order). A residual is added
-        where widths agree.
+        where widths agree. Where the sampler asks for a pooled readout, a pool precedes the head.
 
         Args:
             shape: input and output sizes.
@@ -183,6 +221,8 @@ class Model(nn.Module, Component):
         self.need = replace(self.need, stem=True)
         self.encoder = Dense(shape.features, hidden)
         self.head = Dense(hidden, shape.classes, rows="dst")
+        if shape.readout != "center":
+            self.pool = Pool(shape.readout, hidden, dropout, act, norm)
         for _ in range(depth):
             block = Block(
                 conv(hidden, hidden, False), hidden, 0.0, dropout, act, norm, residual

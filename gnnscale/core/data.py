@@ -93,12 +93,14 @@ class Shape:
     """The sizes that a model's constructor needs.
 
     operators: R where the input is a stack [n, R, F] propagated beforehand; 0 where it is [n, F]
-    and the model has its own hops.
+    and the model has its own hops. readout: what the head reads of the subgraph of each seed:
+    ``center``, the seed's row, or the seed's row beside the ``mean``, ``max`` or ``sum`` of all.
     """
 
     features: int
     classes: int
     operators: int = 0
+    readout: str = "center"
 
 
 @dataclass(frozen=True)

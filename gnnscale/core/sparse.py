@@ -163,6 +163,23 @@ def cat(parts: Sequence[Any]) -> Any:
     )  # fmt: skip
 
 
+def beside(x: "Tensor | SparseRows", codes: Tensor, classes: int) -> "Tensor | SparseRows":
+    """The rows of ``x`` [n, F] with a one-hot code behind each: [n, F + classes].
+
+    Shapes: codes [n] int64 in [0, classes).
+    """
+    if isinstance(x, Tensor):
+        return torch.cat([x, torch.nn.functional.one_hot(codes, classes).to(x.dtype)], 1)
+    n, width = x.shape
+    indptr = x.rows.indptr + torch.arange(n + 1, device=codes.device)
+    at = torch.arange(len(x.values), device=codes.device) + x.rows.dst
+    indices = x.rows.indices.new_empty(len(at) + n)
+    values = x.values.new_ones(len(at) + n)
+    indices[at], values[at] = x.rows.indices, x.values
+    indices[indptr[1:] - 1] = (width + codes).to(indices.dtype)
+    return SparseRows(indptr, indices, values, width + classes)
+
+
 def dense(x: "Tensor | SparseRows") -> Tensor:
     """The tensor of features that may be sparse."""
     return x.dense() if isinstance(x, SparseRows) else x

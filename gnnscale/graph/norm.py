@@ -33,9 +33,9 @@ def factors(
     Nodes of degree 0 get factor 0. Shapes: weight [E]; each factor [N] of a square ``adj``.
     """
     loop = need.loops != "none"
-    d_in = (_degree(adj.dst, weight, adj.n_dst, adj.in_degree) + loop).to(dtype)
+    d_in = (degrees(adj.dst, weight, adj.n_dst, adj.in_degree) + loop).to(dtype)
     if need.operator == "sym":
-        d_out = (_degree(adj.indices, weight, adj.n_src, adj.out_degree) + loop).to(dtype)
+        d_out = (degrees(adj.indices, weight, adj.n_src, adj.out_degree) + loop).to(dtype)
         src, dst = _power(d_out, -0.5), _power(d_in, -0.5)
         diag = src * dst
     elif need.operator == "row":
@@ -47,7 +47,7 @@ def factors(
     return Factors(src, dst, diag if need.loops == "diag" else None)
 
 
-def _degree(ends: Tensor, weight: Tensor | None, nodes: int, count: Tensor) -> Tensor:
+def degrees(ends: Tensor, weight: Tensor | None, nodes: int, count: Tensor) -> Tensor:
     """Sum of the weights of each node's edges; their number if they have none."""
     if weight is None:
         return count

@@ -36,7 +36,11 @@ class Sampler(Component):
 
     def shape(self, data: GraphData) -> Shape:
         """The input sizes that the model's constructor needs."""
-        return replace(data.shape, operators=self.operators)
+        return self.widen(data.shape)
+
+    def widen(self, shape: Shape) -> Shape:
+        """The sizes of the batches of a graph of these sizes."""
+        return replace(shape, operators=self.operators)
 
     def check(self, need: Need) -> None:
         """Refuse a model's need before any data is loaded. Raises UsageError."""

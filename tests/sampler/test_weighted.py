@@ -11,6 +11,7 @@ from gnnscale.sampler.labor import Labor
 from gnnscale.sampler.ladies import Ladies
 from gnnscale.sampler.neighbor import Neighbor
 from gnnscale.sampler.saint import SaintWalk
+from gnnscale.sampler.shadow import Shadow, ShadowKhop
 from gnnscale.sampler.vrgcn import VRGCN
 
 KEY = Key(3, "prepare")
@@ -108,3 +109,12 @@ def test_the_training_graph_keeps_each_edges_own_weight(weighted, dense):
     cut, ids = training_graph(weighted.with_(inductive=True))
     whole = dense(weighted.graph, weighted.weight)
     assert torch.equal(dense(cut.graph, cut.weight), whole[ids][:, ids])
+
+
+@needs
+def test_scopes_of_the_whole_graph_are_the_whole_weighted_operator(need, weighted):
+    exact = aggregate(whole_batch(weighted, need))
+    for sampler in (Shadow(k=60, threshold=0.0, eps=1e-12), ShadowKhop(depth=60, budget=-1)):
+        sampler.prepare(weighted, need, KEY)
+        part = sampler.sample(torch.arange(60), Key(3, "sample"))
+        torch.testing.assert_close(aggregate(part)[part.rows], exact, rtol=1e-12, atol=1e-12)

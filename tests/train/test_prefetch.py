@@ -78,9 +78,16 @@ def test_sampling_and_waiting_are_told_apart():
     assert seconds["wait"] < seconds["sample"] / 2
 
 
-@pytest.mark.parametrize("sampler", ["saint", "saint_node", "neighbor"])
+@pytest.mark.parametrize(
+    "sampler", ["saint", "saint_node", "neighbor", "shadow", "shadow_khop", "gttf"]
+)
 def test_results_do_not_depend_on_the_number_of_workers(sampler, tmp_path):
-    budget = {"batch_size": 4, "fanouts": 3} if sampler == "neighbor" else {"steps": 6}
+    budget = {
+        "neighbor": {"batch_size": 4, "fanouts": 3},
+        "shadow": {"batch_size": 4, "k": 12, "drop_edge": 0.2},
+        "shadow_khop": {"batch_size": 4, "budget": 2, "drop_edge": 0.2},
+        "gttf": {"batch_size": 4, "fanouts": 3},
+    }.get(sampler, {"steps": 6})
     ends = []
     for workers in (0, 1, 2, 4):
         changes = {

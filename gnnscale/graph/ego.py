@@ -1,0 +1,206 @@
+"""Isolated subgraphs around roots: which nodes they hold, and the edges among them, compiled.
+
+A set of subgraphs is (starts [n + 1], members [sum of sizes]): subgraph b holds the distinct nodes
+members[starts[b] : starts[b + 1]], its root first. A node may be in any number of them.
+"""
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.graph.induce import scratch
+from gnnscale.graph.walk import below, draw, unit
+
+FARTHEST = 5
+"""The largest distance that has a code of its own."""
+
+
+@numba.njit(cache=True, nogil=True)
+def _grown(array, size):
+    """``array`` with room for ``size`` entries at least."""
+    if size <= len(array):
+        return array
+    more = np.empty(max(size, 2 * len(array)), array.dtype)
+    more[: len(array)] = array
+    return more
+
+
+@numba.njit(cache=True, nogil=True)
+def _khop(indptr, indices, roots, depth, budget, word, local):
+    """Sets of nodes; ``local`` [N] int32 is all -1 before and after."""
+    starts = np.zeros(len(roots) + 1, np.int64)
+    members = np.empty(64 * len(roots) + 1, np.int32)
+    n = 0
+    for b in range(len(roots)):
+        members = _grown(members, n + 1)
+        members[n] = roots[b]
+        local[roots[b]] = 0
+        low, n = n, n + 1
+        for hop in range(depth):
+            stream, high = draw(draw(word, roots[b]), hop), n
+            for i in range(low, high):
+                v = members[i]
+                first, d = indptr[v], indptr[v + 1] - indptr[v]
+                own = draw(stream, v)
+                every = budget < 0 or d <= budget
+                count = d if every else budget
+                members = _grown(members, n + count)
+                for e in range(count):
+                    j = indices[first + (e if every else below(own, e, d))]
+                    if local[j] < 0:
+                        local[j] = 0
+                        members[n] = j
+                        n += 1
+            low = high
+        starts[b + 1] = n
+        for i in range(starts[b], n):
+            local[members[i]] = -1
+    return starts, members[:n].copy()
+
+
+def khop(
+    adj: Adjacency, roots: Tensor, depth: int, budget: int, word: np.uint64
+) -> tuple[Tensor, Tensor]:
+    """Nodes reached from each root in ``depth`` steps along in-edges.
+
+    A node of more than ``budget`` neighbours is left by ``budget`` draws with replacement, any
+    other by all of them; -1: by all. Each node is left once, at its first distance. The draws of a
+    root depend on ``word``, the root, the step and the node alone.
+
+    Shapes: roots [n] -> starts [n + 1] int64, members int32.
+    """
+    starts, members = _khop(
+        adj.indptr.numpy(), adj.indices.numpy(), roots.numpy(), depth, budget, word,
+        scratch(adj.n_src),
+    )  # fmt: skip
+    return torch.from_numpy(starts), torch.from_numpy(members)
+
+
+@numba.njit(cache=True, nogil=True)
+def _choose(roots, nodes, scores, threshold):
+    n, k = nodes.shape
+    starts = np.zeros(n + 1, np.int64)
+    members = np.empty(n * k, np.int32)
+    at = 0
+    for b in range(n):
+        least = threshold * scores[b, 1] if k > 1 else 0.0
+        members[at] = roots[b]
+        at += 1
+        for i in range(k):
+            room = at - starts[b] < k and nodes[b, i] >= 0 and scores[b, i] >= least
+            if room and nodes[b, i] != roots[b]:
+                members[at] = nodes[b, i]
+                at += 1
+        starts[b + 1] = at
+    return starts, members[:at].copy()
+
+
+def best(
+    roots: Tensor, nodes: Tensor, scores: Tensor, threshold: float
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The root and the nodes scored at least ``threshold`` times the second highest score.
+
+    At most k nodes in all; the root is one of them whatever its score.
+
+    Shapes: roots [n], nodes and scores [n, k] falling by score, -1 behind the last.
+    """
+    arrays = _choose(roots.numpy(), nodes.numpy(), scores.numpy(), threshold)
+    return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
+
+
+@numba.njit(cache=True, nogil=True)
+def _some(starts, members, rows):
+    found = np.zeros(len(rows) + 1, np.int64)
+    for i in range(len(rows)):
+        found[i + 1] = found[i] + starts[rows[i] + 1] - starts[rows[i]]
+    out = np.empty(found[-1], np.int32)
+    for i in range(len(rows)):
+        out[found[i] : found[i + 1]] = members[starts[rows[i]] : starts[rows[i] + 1]]
+    return found, out
+
+
+def some(starts: Tensor, members: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The subgraphs ``rows`` [n] of a set."""
+    arrays = _some(starts.numpy(), members.numpy(), rows.numpy())
+    return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
+
+
+@numba.njit(cache=True, nogil=True)
+def _isolate(indptr, indices, starts, members, drop, word, local):
+    """One block per subgraph; ``local`` [N] int32 is all -1 before and after."""
+    rows = np.zeros(len(members) + 1, np.int64)
+    edges = np.empty(8 * len(members) + 1, np.int64)
+    columns = np.empty(len(edges), np.int32)
+    n = 0
+    for b in range(len(starts) - 1):
+        for i in range(starts[b], starts[b + 1]):
+            local[members[i]] = i
+        stream, seen = draw(word, members[starts[b]]), 0
+        for i in range(starts[b], starts[b + 1]):
+            first, last = indptr[members[i]], indptr[members[i] + 1]
+            edges, columns = _grown(edges, n + last - first), _grown(columns, n + last - first)
+            for e in range(first, last):
+                j = local[indices[e]]
+                if j < 0:
+                    continue
+                seen += 1
+                if drop > 0 and unit(stream, seen) < drop:
+                    continue
+                edges[n] = e
+                columns[n] = j
+                n += 1
+            rows[i + 1] = n
+        for i in range(starts[b], starts[b + 1]):
+            local[members[i]] = -1
+    return rows, columns[:n].copy(), edges[:n].copy()
+
+
+def isolate(
+    adj: Adjacency, starts: Tensor, members: Tensor, drop: float = 0.0, word: np.uint64 | int = 0
+) -> Adjacency:
+    """The subgraphs side by side, without an edge between two of them.
+
+    ``edges`` of the result holds each edge's position in ``adj``. Every edge is left out with
+    probability ``drop``, by draws that depend on ``word``, the root and the edge's place alone.
+    """
+    arrays = _isolate(
+        adj.indptr.numpy(), adj.indices.numpy(), starts.numpy(), members.numpy(), drop,
+        np.uint64(word), scratch(adj.n_src),
+    )  # fmt: skip
+    indptr, indices, edges = (torch.from_numpy(a) for a in arrays)
+    return Adjacency(indptr, indices, len(members), edges)
+
+
+@numba.njit(cache=True, nogil=True)
+def _distances(indptr, indices, starts, codes, queue):
+    for b in range(len(starts) - 1):
+        if starts[b] == starts[b + 1]:
+            continue
+        codes[starts[b]] = 1
+        queue[0] = starts[b]
+        at, end = 0, 1
+        while at < end:
+            v = queue[at]
+            at += 1
+            if codes[v] > FARTHEST:
+                break
+            for e in range(indptr[v], indptr[v + 1]):
+                if codes[indices[e]] == 0:
+                    codes[indices[e]] = codes[v] + 1
+                    queue[end] = indices[e]
+                    end += 1
+
+
+def distances(blocks: Adjacency, starts: Tensor) -> Tensor:
+    """1 + distance of each node to its root along the block's edges; 0 beyond ``FARTHEST`` steps.
+
+    Shapes: [sum of sizes] int64.
+    """
+    codes = np.zeros(blocks.n_dst, np.int64)
+    _distances(
+        blocks.indptr.numpy(), blocks.indices.numpy(), starts.numpy(), codes,
+        np.empty(blocks.n_dst, np.int64),
+    )  # fmt: skip
+    return torch.from_numpy(codes)

@@ -1,0 +1,151 @@
+from collections import deque
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.graph import ego, walk
+from gnnscale.graph.induce import induce, scratch
+
+WORD = np.uint64(77)
+
+
+def parts(starts, members):
+    return [members[a:b].tolist() for a, b in pairwise(starts)]
+
+
+def stream(word, *keys):
+    for key in keys:
+        word = np.uint64(walk.draw(word, key))
+    return word
+
+
+def row(adj, v):
+    return adj.indices[adj.indptr[v] : adj.indptr[v + 1]].tolist()
+
+
+@pytest.mark.parametrize("budget", [-1, 1, 3, 100])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_khop_is_the_plain_algorithm(depth, budget, six, sixty):
+    for adj in (six, sixty.graph):
+        roots = torch.tensor([0, 5, 2, 2])
+        expected = []
+        for root in roots.tolist():
+            found, level = [root], [root]
+            for hop in range(depth):
+                new = []
+                for v in level:
+                    neighbours = row(adj, v)
+                    if 0 <= budget < len(neighbours):
+                        own = stream(WORD, root, hop, v)
+                        neighbours = [
+                            neighbours[walk.below(own, e, len(neighbours))] for e in range(budget)
+                        ]
+                    for u in neighbours:
+                        if u not in found:
+                            found.append(u)
+                            new.append(u)
+                level = new
+            expected.append(found)
+        assert parts(*ego.khop(adj, roots, depth, budget, WORD)) == expected
+    assert (scratch(60) == -1).all()
+
+
+def test_draws_of_a_budget_are_uniform_with_replacement():
+    d, budget, draws = 30, 7, 4000
+    star = Adjacency.from_edges(torch.arange(1, d + 1), torch.zeros(d, dtype=torch.int64), d + 1)
+    seen, sizes = np.zeros(d + 1), []
+    for k in range(draws):
+        _, members = ego.khop(star, torch.tensor([0]), 1, budget, np.uint64(k))
+        seen[members.numpy()] += 1
+        sizes.append(len(members))
+    p = 1 - (1 - 1 / d) ** budget
+    error = (draws * p * (1 - p)) ** 0.5
+    assert (np.abs(seen[1:] - draws * p) < 4.5 * error).all()
+    assert seen[0] == draws
+    assert min(sizes) < budget + 1 == max(sizes)  # repeated draws are one node
+
+
+def test_the_threshold_refers_to_the_second_highest_score():
+    nodes = torch.tensor([[7, 3, 1, 4, 9]], dtype=torch.int32)
+    scores = torch.tensor([[0.875, 0.25, 0.125, 0.03125, 0.03]], dtype=torch.float64)
+    roots = torch.tensor([7])
+    assert parts(*ego.best(roots, nodes, scores, 0.125)) == [[7, 3, 1, 4]]
+    assert parts(*ego.best(roots, nodes, scores, 0.0)) == [[7, 3, 1, 4, 9]]
+    assert parts(*ego.best(roots, nodes, scores, 1.0)) == [[7, 3]]
+    # the root is there whatever its score, and counts
+    for root, kept in ((4, [4, 7, 3]), (3, [3, 7]), (6, [6, 7, 3])):
+        assert parts(*ego.best(torch.tensor([root]), nodes, scores, 0.6)) == [kept]
+    full = parts(*ego.best(torch.tensor([6]), nodes, scores, 0.0))
+    assert full == [[6, 7, 3, 1, 4]]
+    alone = torch.tensor([[2, -1]], dtype=torch.int32)
+    one = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    assert parts(*ego.best(torch.tensor([2]), alone, one, 0.5)) == [[2]]
+    assert parts(*ego.best(torch.tensor([2]), alone[:, :1], one[:, :1], 0.5)) == [[2]]
+
+
+def test_isolated_blocks_are_induced_subgraphs_side_by_side(sixty, dense):
+    starts, members = ego.khop(sixty.graph, torch.tensor([4, 9, 4, 58]), 2, 3, WORD)
+    blocks = ego.isolate(sixty.graph, starts, members)
+    whole = dense(blocks)
+    expected = torch.block_diag(
+        *[dense(induce(sixty.graph, torch.tensor(p))) for p in parts(starts, members)]
+    )
+    assert torch.equal(whole, expected)
+    nodes = members.long()
+    assert torch.equal(sixty.graph.indices[blocks.edges], nodes[blocks.indices.long()].int())
+    assert torch.equal(sixty.graph.dst[blocks.edges], nodes[blocks.dst.long()].int())
+    assert (scratch(60) == -1).all()
+
+
+def test_self_loops_and_duplicate_edges_stay():
+    adj = Adjacency.from_edges(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 0, 1]), 3)
+    starts, members = ego.khop(adj, torch.tensor([0]), 1, -1, WORD)
+    assert members.tolist() == [0, 1]
+    blocks = ego.isolate(adj, starts, members)
+    assert blocks.indices.tolist() == [0, 1, 1]
+    assert blocks.edges.tolist() == [0, 1, 2]
+
+
+def test_dropped_edges_are_a_share_and_each_roots_own(sixty):
+    roots = torch.arange(60)
+    sets = ego.khop(sixty.graph, roots, 2, -1, WORD)
+    everything = ego.isolate(sixty.graph, *sets)
+    kept = ego.isolate(sixty.graph, *sets, 0.3, WORD)
+    n = everything.n_edges
+    assert abs(kept.n_edges - 0.7 * n) < 4 * (n * 0.21) ** 0.5
+    assert (kept.in_degree <= everything.in_degree).all()
+    other = ego.isolate(sixty.graph, *sets, 0.3, np.uint64(78))
+    assert kept.edges.tolist() != other.edges.tolist()
+    alone = ego.isolate(sixty.graph, *ego.some(*sets, torch.tensor([33])), 0.3, WORD)
+    a, b = sets[0][33], sets[0][34]
+    assert alone.edges.tolist() == kept.edges[kept.indptr[a] : kept.indptr[b]].tolist()
+
+
+def test_distances_are_those_of_breadth_first_search(sixty):
+    path = Adjacency.from_edges(torch.arange(1, 9), torch.arange(8), 9)
+    starts = torch.tensor([0, 9])
+    assert ego.distances(path, starts).tolist() == [1, 2, 3, 4, 5, 6, 0, 0, 0]
+    sets = ego.khop(sixty.graph, torch.arange(60), 3, 2, WORD)
+    blocks = ego.isolate(sixty.graph, *sets)
+    codes = ego.distances(blocks, sets[0])
+    for a, b in pairwise(sets[0].tolist()):
+        found, queue = {a: 0}, deque([a])
+        while queue:
+            v = queue.popleft()
+            for u in row(blocks, v):
+                if u not in found:
+                    found[u] = found[v] + 1
+                    queue.append(u)
+        expected = [found[v] + 1 if found.get(v, 9) <= ego.FARTHEST else 0 for v in range(a, b)]
+        assert codes[a:b].tolist() == expected
+
+
+def test_no_roots(sixty):
+    starts, members = ego.khop(sixty.graph, torch.empty(0, dtype=torch.int64), 2, 3, WORD)
+    assert starts.tolist() == [0]
+    blocks = ego.isolate(sixty.graph, starts, members)
+    assert (blocks.n_dst, blocks.n_edges) == (0, 0)
+    assert len(ego.distances(blocks, starts)) == 0
