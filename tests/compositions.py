@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import torch
 from omegaconf import OmegaConf
 from torch import nn
 
 from gnnscale import compose, session
 from gnnscale.catalog import Catalog
+from gnnscale.core.data import GraphData
+from gnnscale.core.ops.adjacency import Adjacency
 
 CATALOG = Catalog.load()
 TOY = {  # 60 nodes, two epochs
@@ -80,3 +83,12 @@ def silenced(model: nn.Module) -> None:
         for name in ("drop_in", "drop_out", "attention_dropout", "p"):
             if hasattr(module, name):
                 setattr(module, name, 0.0)
+
+
+def permuted(data: GraphData, order: torch.Tensor) -> GraphData:
+    """The same graph with node ``order[k]`` called k."""
+    place = order.argsort()
+    src, dst = place[data.graph.indices.long()], place[data.graph.dst.long()]
+    return data.with_(
+        graph=Adjacency.from_edges(src, dst, data.nodes), x=data.x[order], y=data.y[order]
+    )

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from compositions import silenced
+from compositions import permuted, silenced
 from torch import nn
 from torch.autograd import gradcheck
 from torch.func import functional_call
@@ -65,15 +65,6 @@ def dense():
 
 
 # -- layers and models ---------------------------------------------------------------------------
-
-
-def permuted(data: GraphData, order: torch.Tensor) -> GraphData:
-    """The same graph with node ``order[k]`` called k."""
-    place = order.argsort()
-    src, dst = place[data.graph.indices.long()], place[data.graph.dst.long()]
-    return data.with_(
-        graph=Adjacency.from_edges(src, dst, data.nodes), x=data.x[order], y=data.y[order]
-    )
 
 
 def alone(data: GraphData, node: int) -> GraphData:

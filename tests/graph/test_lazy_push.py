@@ -1,7 +1,7 @@
 import numba
 import pytest
 import torch
-from conftest import permuted
+from compositions import permuted
 
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.graph.lazy_push import lazy_push

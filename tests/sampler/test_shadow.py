@@ -7,8 +7,8 @@ from dataclasses import replace
 import numba
 import pytest
 import torch
-from compositions import CATALOG, plan, toy, train
-from conftest import permuted, silence
+from compositions import CATALOG, permuted, plan, toy, train
+from compositions import silenced as silence
 from torch import nn
 
 from gnnscale import finished
