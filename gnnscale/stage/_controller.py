@@ -87,14 +87,14 @@ class Decisions(Patience):
         step: int,
         rule: Any,
     ):
-        super().__init__(before.limit, before.min_delta)
+        super().__init__(before.limit, before.min_delta, before.monitor)
         self.controller, self.episode, self.run = controller, episode, run
         self.layer, self.step, self.rule = layer, step, rule
         self.first_loss: float | None = None
 
-    def hear(self, score: float, epoch: int) -> tuple[bool, bool]:
-        """(is it the best so far, is this layer to be left)."""
-        better, stop = super().hear(score, epoch)
+    def hear(self, score: float, epoch: int, loss: float = float("nan")) -> tuple[bool, bool]:
+        """(are these weights to be kept, is this layer to be left)."""
+        better, stop = super().hear(score, epoch, loss)
         if (epoch + 1) % self.step == 0:
             stop = self.decide(epoch + 1) or stop
         return better, stop
