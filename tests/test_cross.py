@@ -32,7 +32,7 @@ def combinations() -> list[dict]:
             for other in ("architecture", "sampler"):
                 found += [{**chosen(group, option), other: o} for o in names(other)]
     for group in CATALOG.groups:
-        if group not in ("sampler", "architecture", "experiment"):
+        if group not in ("sampler", "architecture", "experiment", "bench"):
             found += [chosen(group, option) for option in names(group)]
     return found
 

@@ -66,7 +66,7 @@ class SGC(Model):
         self_loops: bool = True,
     ):
         super().__init__()
-        self.need = Need(depth, operator, "diag" if self_loops else "none")
+        self.need = Need(depth, operator, "diag" if self_loops else "none", stem=depth > 0)
         self.encoder = Dense(shape.features, shape.classes, bias=False)
         bound = shape.features**-0.5  # nn.Linear's own initial bias
         self.head = Bias(torch.empty(shape.classes).uniform_(-bound, bound))

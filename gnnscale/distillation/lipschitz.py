@@ -39,7 +39,7 @@ class Lipschitz(Term):
         layers: Any = model.layers
         self.layers = max(len(layers) - 1, 1)
         for level, layer in enumerate(layers[1:]):
-            Probe(self.radius, self.found, level).listen(layer.conv)
+            Probe(self.radius, self.found, level).listen(getattr(layer, "conv", layer))
 
     def forward(self, out: Output, batch: Batch) -> Tensor:
         """The term of a batch, a scalar; 0 for a model of one layer."""

@@ -62,7 +62,9 @@ HALF = {"hardware": {"precision": "bfloat16"}}
 
 @pytest.mark.parametrize("sampler", ["full", "neighbor", "saint"])
 @pytest.mark.parametrize("architecture", sorted(set(CATALOG.options("architecture")) - {"pprgo"}))
-def test_every_model_that_reads_hops_trains_in_bfloat16_close_to_float32(architecture, sampler, tmp_path):
+def test_every_model_that_reads_hops_trains_in_bfloat16_close_to_float32(
+    architecture, sampler, tmp_path
+):
     """Two epochs apart by rounding only: bfloat16 keeps 8 bits, so products err by about 2^-8."""
     chosen = {"architecture": architecture, "sampler": sampler}
     found = {}
