@@ -157,7 +157,9 @@ def test_schedulers_move_the_learning_rate(tmp_path):
 
 def test_checkpoint_every_writes_no_more_often(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(checkpoint, "save", lambda path, content: written.append(content["epoch"]))
+    monkeypatch.setattr(
+        checkpoint, "save", lambda path, content, **_: written.append(content["epoch"])
+    )
     train(toy({"trainer": {"epochs": 7, "checkpoint_every": 3}}), tmp_path)
     assert written == [3, 6, 7]
 
