@@ -85,6 +85,22 @@ def load(path: Path) -> dict[str, Any]:
     A damaged file is passed over, with a warning, for the previous one. Raises UsageError if
     neither can be read.
     """
+    return _whole(path)[0]
+
+
+def take(path: Path) -> dict[str, Any]:
+    """``load`` in order to go on writing at ``path``: what is damaged there is set aside.
+
+    Else the next ``save`` could keep the damaged file as the previous one, in place of a whole one.
+    """
+    found, place = _whole(path)
+    if place != path and path.exists():
+        os.replace(path, path.with_suffix(f".damaged{path.suffix}"))
+    return found
+
+
+def _whole(path: Path) -> tuple[dict[str, Any], Path]:
+    """Content of the newest whole file, and which one it is."""
     reasons: list[str] = []
     for place in (path, previous(path)):
         if not place.exists() and reasons and place != path:
@@ -96,7 +112,7 @@ def load(path: Path) -> dict[str, Any]:
             continue
         if reasons:
             log.warning("%s; going on from %s", reasons[0], place)
-        return found
+        return found, place
     raise UsageError(f"{'; '.join(reasons)}; delete what is damaged to start this seed afresh")
 
 

@@ -135,8 +135,9 @@ class Run:
         self.optimizer = self.make_optimizer(self.parameter_groups())
         self.scheduler = self.make_scheduler(self.optimizer)
         if not checkpoint.exists(self.checkpoint_path):
+            self.drop_later()
             return False
-        self.load(checkpoint.load(self.checkpoint_path))
+        self.load(checkpoint.take(self.checkpoint_path))
         return True
 
     def listen(self) -> None:
@@ -329,6 +330,10 @@ class Run:
         self.patience.load(state["patience"])
         self.best = state["best"]
         self.meter.load(state["meter"])
+        self.drop_later()
+
+    def drop_later(self) -> None:
+        """Drop metrics of epochs that never got a checkpoint: they are trained again."""
         lines = self.folder / "metrics.jsonl"
         if lines.exists():
             kept = [

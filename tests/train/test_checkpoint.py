@@ -229,6 +229,21 @@ def test_at_every_step_of_saving_a_whole_checkpoint_is_there(path, monkeypatch, 
         assert not list(path.parent.glob("*.part"))
 
 
+def test_the_next_save_never_keeps_the_damaged_file_as_the_previous_one(path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SYNC_S", 0.0)
+    for epoch in (1, 2):
+        checkpoint.save(path, {"epoch": epoch})
+    path.write_bytes(b"damaged")
+    assert checkpoint.take(path)["epoch"] == 1
+    assert path.with_name("checkpoint.damaged.pt").read_bytes() == b"damaged"
+    checkpoint.save(path, {"epoch": 3})
+    assert checkpoint.load(checkpoint.previous(path))["epoch"] == 1
+    checkpoint.save(path, {"epoch": 4})
+    assert checkpoint.load(checkpoint.previous(path))["epoch"] == 3
+    assert checkpoint.take(path)["epoch"] == 4  # nothing is set aside where nothing is damaged
+    assert path.exists()
+
+
 def test_without_hard_links_the_previous_one_is_kept_too(path, monkeypatch):
     def refuse(*_):
         raise OSError(1, "not permitted")
