@@ -56,7 +56,7 @@ def compositions() -> list[dict]:
     samplers = [{"sampler": s, "architecture": a} for s in CATALOG.options("sampler")
                 for a in (architectures if s == "full" else few)]  # fmt: skip
     terms = [{"sampler": s, "architecture": "gcn", "distillation": [d], "recipe": "distill"}
-             for s in CATALOG.options("sampler")
+             for s in ("full", "cluster", "neighbor", "shadow", "gas")  # one of each kind of batch
              for d in CATALOG.options("distillation") if d != "none"]  # fmt: skip
     return samplers + terms
 

@@ -1,5 +1,6 @@
 """The same model from PyTorch Geometric, in a process of the environment that has it."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -116,7 +117,8 @@ class PygPeer:
         """End the worker."""
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # it may have ended by itself
+                    pipe.close()
         try:
             self.process.wait(timeout=20)
         except subprocess.TimeoutExpired:
