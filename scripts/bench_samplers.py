@@ -29,6 +29,7 @@ from gnnscale.sampler.labor import Labor
 from gnnscale.sampler.ladies import Ladies
 from gnnscale.sampler.neighbor import Neighbor
 from gnnscale.sampler.saint import SaintNode, SaintWalk
+from gnnscale.sampler.shadow import ShadowKhop
 from gnnscale.sampler.vrgcn import VRGCN
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 9
@@ -129,6 +130,7 @@ def contestants(data):
         ),
         "saint node 8000": Mine(lambda: SaintNode(8000), data, need),
         "DGL SAINTSampler node 8000": Theirs(loading.SAINTSampler("node", 8000), data, False),
+        "shadow_khop 2 hops, 10 draws": Mine(lambda: ShadowKhop(2, 10, SEEDS), data, need),
         "DGL ShaDowKHopSampler 10,10": Theirs(loading.ShaDowKHopSampler([10, 10]), data),
     }
 

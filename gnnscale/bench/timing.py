@@ -38,12 +38,13 @@ def quiet() -> Iterator[None]:
 
 
 def rounds(requests: Sequence[Request], rules: Bench, calibration: Calibration) -> Timed:
-    """A B A B ...: every round makes one request of each subject.
+    """A B, B A, A B, ...: every round makes one request of each subject, forwards or backwards.
 
     Rounds go on until every subject has ``rules.requests`` requests and ``rules.seconds`` of
     request time; where ``rules.limit_s`` passes first, what there is by then is returned. Nothing
-    is logged and no garbage is collected inside. The calibration kernel runs once per round, after
-    another subject each time, so that what it does to the caches meets everybody alike.
+    is logged and no garbage is collected inside. Who comes first in a round finds other caches than
+    who follows, hence the two directions. The calibration kernel runs once per round, after
+    another subject every two rounds, so that it meets everybody alike too.
     """
     first = [request() for request in requests]
     begun = time.perf_counter()
@@ -56,16 +57,17 @@ def rounds(requests: Sequence[Request], rules: Bench, calibration: Calibration) 
         spent = [s + request() / 1e9 for s, request in zip(spent, requests, strict=True)]
         warm += 1
     samples: list[list[int]] = [[] for _ in requests]
-    total = [0] * len(requests)
+    total, order = [0] * len(requests), range(len(requests))
     for request in requests:
         request.forget()
     with quiet():
         while True:
-            for k, request in enumerate(requests):
-                ns = request()
+            number = len(samples[0])
+            for k in order if number % 2 == 0 else reversed(order):
+                ns = requests[k]()
                 samples[k].append(ns)
                 total[k] += ns
-                if k == len(samples[0]) % len(requests):  # it empties caches: each in its turn
+                if k == number // 2 % len(requests):  # it empties caches: each in its turn
                     calibration.between()
             done = len(samples[0]) >= rules.requests and min(total) >= rules.seconds * 1e9
             if done or late():
