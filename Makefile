@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow lint format wheel-check bench-synthetic bench-datasets bench-peers bench-samplers reproduce clean
+.PHONY: help install train test test-slow lint format wheel-check bench-synthetic bench-datasets bench-peers bench-samplers bench-sampling bench-memory reproduce clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -22,8 +22,8 @@ $(STAMP): constraints.txt setup.cfg pyproject.toml
 train: install ## train SAINT + EGC on the embedded digits graph, offline
 	$(BIN)/gnnscale train +sampler=saint +model=egc
 
-test: install ## the default test suite, minutes
-	$(BIN)/python -m pytest
+test: install ## the default test suite, minutes; a process per core, each on one thread
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist worksteal
 
 test-slow: install ## accuracy and scale on real data, tens of minutes (GNNSCALE_DATA=DIR)
 	$(BIN)/python -m pytest -m slow --timeout=7200
@@ -53,6 +53,12 @@ bench-peers: install ## training epochs against DGL (and PyG: GNNSCALE_PYG_PYTHO
 
 reproduce: install ## run published tables, write docs/reproduction.md (GNNSCALE_DATA=DIR)
 	scripts/reproduce.sh $(BIN)/gnnscale
+
+bench-sampling: install ## every sampling method beside full batch, hours (GNNSCALE_DATA=DIR)
+	scripts/bench_sampling.sh $(BIN)/gnnscale runs/sampling
+
+bench-memory: install ## peak memory of a training step over graph sizes and depths, minutes
+	$(BIN)/python scripts/bench_memory.py $(BIN)/gnnscale runs/memory
 
 bench-samplers: install ## our samplers beside DGL's own, interleaved, minutes
 	$(BIN)/python scripts/bench_samplers.py

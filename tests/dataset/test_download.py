@@ -392,6 +392,7 @@ def test_without_download_nothing_is_asked_and_the_source_is_named(tmp_path, mon
 
 def test_no_folder_to_write_to(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GNNSCALE_DATA", raising=False)
     (tmp_path / "data").touch()  # a file where ./data would be
     blocked = tmp_path / "data" / "root"
     with Server() as server:
