@@ -63,8 +63,11 @@ class Hop:
         """
         return h
 
-    def drop(self, h: Tensor, p: float) -> Tensor:
-        """Dropout with rate ``p``, a fresh mask per call."""
+    def drop(self, h: Tensor, p: float, inside: bool = False) -> Tensor:
+        """Dropout with rate ``p``, a fresh mask per call.
+
+        inside: it stands within a layer, maps of the same layer follow.
+        """
         return dropout(h, p)
 
     def reduce(
@@ -111,6 +114,16 @@ class Hop:
         if self.dst is not None:
             z = z * self.dst.unsqueeze(1)
         return z if self.diag is None else torch.addcmul(z, m[: len(z)], self.diag.unsqueeze(1))
+
+    def entries(self, dtype: torch.dtype) -> Tensor:
+        """The operator's entry of every edge, dst_i * weight_ij * src_j, [E]."""
+        w = self.weight
+        w = torch.ones(self.graph.n_edges, device=self.graph.device) if w is None else w
+        if self.src is not None:
+            w = w * self.src.index_select(0, self.graph.indices)
+        if self.dst is not None:
+            w = w * self.dst.index_select(0, self.graph.dst)
+        return w.to(dtype)
 
     def edges(self, fn: Callable[[Tensor, Tensor], Tensor], h_src: Tensor, h_dst: Tensor) -> Tensor:
         """Values per edge, fn(h_src[j], h_dst[i]).
