@@ -25,13 +25,15 @@ class Need:
     depth: how many. operator: the matrix that "sum" multiplies by: ``sym`` D^-1/2 A D^-1/2, ``row``
     D^-1 A, ``none`` A. loops: where the self entry goes: ``diag`` (A + I, kept apart from the
     edges, which is faster), ``edges`` (A + I as real edges, for attention) or ``none``. stem:
-    whether the first hop reads learned rows (an encoder's) in place of the raw features.
+    whether the first hop reads learned rows (an encoder's) in place of the raw features. diagonal:
+    lambda, by which the normalised self entries are enhanced, S + lambda diag(S).
     """
 
     depth: int
     operator: Literal["sym", "row", "none"] = "none"
     loops: Literal["diag", "edges", "none"] = "none"
     stem: bool = False
+    diagonal: float = 0.0
 
 
 @dataclass(frozen=True)
