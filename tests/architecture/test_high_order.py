@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from compositions import silenced, toy, train
 from torch import nn
 
-from gnnscale.architecture.high_order import HighOrder, OrderConv
+from gnnscale.architecture._normed import OrderConv
+from gnnscale.architecture.high_order import HighOrder
 from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Need
