@@ -250,6 +250,12 @@ def try_out(parts: Mapping[str, Sequence[Bound]]) -> list[str]:
             "no head that could read a pooled subgraph; type architecture.stem=true if it takes "
             "that, else sampler.readout=center"
         )
+    if model is not None and shape.views and not len(getattr(model, "branches", ())):
+        problems.append(
+            f"architecture={parts['architecture'][0].option}: reads one view of a node, and "
+            f"sampler={parts['sampler'][0].option} gives {1 + shape.views}; change to "
+            "architecture=shadow_gnn, or to a sampler of one view, e.g. sampler=shadow"
+        )
     if model is not None and sampler is not None:
         try:
             sampler.check(model.need)
@@ -323,6 +329,7 @@ def build(
 
     def make_model() -> Any:
         model = make("architecture", sizes)
+        model.need = sampler.refine(model.need)
         if quantizer is not None:
             quantizer.attach(model)
         return model

@@ -55,6 +55,7 @@ def compositions() -> list[dict]:
     architectures = CATALOG.options("architecture")
     samplers = [{"sampler": s, "architecture": a} for s in CATALOG.options("sampler")
                 for a in (architectures if s == "full" else few)]  # fmt: skip
+    samplers.append({"sampler": "shadow_ensemble", "architecture": "shadow_gnn"})
     terms = [{"sampler": s, "architecture": "gcn", "distillation": [d], "recipe": "distill"}
              for s in ("full", "cluster", "neighbor", "shadow", "gas")  # one of each kind of batch
              for d in CATALOG.options("distillation") if d != "none"]  # fmt: skip

@@ -23,6 +23,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
     "leaky_relu": nn.LeakyReLU,
     "gelu": nn.GELU,
+    "prelu": nn.PReLU,
     "none": nn.Identity,
 }
 NORMS: dict[str, Callable[[int], nn.Module]] = {
@@ -102,19 +103,23 @@ class Pool(nn.Module):
 
     def forward(self, h: Tensor, batch: Batch) -> Tensor:
         """The seeds' rows and their subgraphs' in one."""
-        assert batch.segment is not None
-        owner, h = batch.segment, full(h)
-        if self.kind == "max":
-            pooled = h.new_zeros(len(batch.rows), h.shape[1]).scatter_reduce(
-                0, owner.unsqueeze(1).expand_as(h), h, "amax", include_self=False
-            )
-        else:
-            pooled = h.new_zeros(len(batch.rows), h.shape[1]).index_add(0, owner, h)
-        if self.kind == "mean":
-            size = torch.bincount(owner, minlength=len(pooled))
-            pooled = pooled / size.unsqueeze(1).to(h.dtype)
-        both = torch.cat([h[batch.rows], pooled], 1)
+        both = torch.cat([full(h)[batch.rows], pooled(self.kind, h, batch)], 1)
         return self.act(self.norm(self.map(self.drop(both))))
+
+
+def pooled(kind: str, h: Tensor, batch: Batch) -> Tensor:
+    """The ``mean``, ``max`` or ``sum`` of each seed's subgraph, [n_src, D] -> [n_seed, D]."""
+    assert batch.segment is not None
+    owner, h = batch.segment, full(h)
+    if kind == "max":
+        return h.new_zeros(len(batch.rows), h.shape[1]).scatter_reduce(
+            0, owner.unsqueeze(1).expand_as(h), h, "amax", include_self=False
+        )
+    total = h.new_zeros(len(batch.rows), h.shape[1]).index_add(0, owner, h)
+    if kind == "sum":
+        return total
+    size = torch.bincount(owner, minlength=len(total))
+    return total / size.unsqueeze(1).to(h.dtype)
 
 
 class Model(nn.Module, Component):
@@ -132,7 +137,7 @@ class Model(nn.Module, Component):
         self.encoder: nn.Module = nn.Identity()
         self.head: nn.Module = nn.Identity()
         self.layers = nn.ModuleList()
-        self.pool: Pool | None = None
+        self.pool: nn.Module | None = None
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
         """Features to the levels below the first layer, the last one being its input."""
@@ -189,6 +194,7 @@ class Model(nn.Module, Component):
         norm: str,
         residual: bool,
         stem: bool,
+        input_dropout: float | None = None,
     ) -> None:
         """Fill in ``depth`` blocks of a convolution.
 
@@ -201,7 +207,11 @@ class Model(nn.Module, Component):
         Args:
             shape: input and output sizes.
             conv: conv(d_in, d_out, last) -> module.
-            hidden, depth, dropout, act, norm, residual, stem: as in the YAML.
+            hidden, depth, dropout, act, norm, residual, stem: as in the YAML. input_dropout: rate
+                before the first convolution; None: as before the others. 0 makes OGB's order of a
+                stack without a stem, where dropout stands behind the activation.
+
+        Raises: UsageError for an input_dropout with a stem, in front of which none stands.
         """
         if not stem:
             widths = [shape.features, *[hidden] * (depth - 1), shape.classes]
@@ -211,13 +221,18 @@ class Model(nn.Module, Component):
                     Block(
                         conv(d_in, d_out, last),
                         d_out,
-                        drop_in=dropout,
+                        drop_in=dropout if i or input_dropout is None else input_dropout,
                         act="none" if last else act,
                         norm="none" if last else norm,
                         residual=residual and d_in == d_out,
                     )
                 )
             return
+        if input_dropout is not None:
+            raise UsageError(
+                f"architecture.input_dropout={input_dropout:g}: with architecture.stem=true no "
+                "dropout stands before the first convolution; type architecture.input_dropout=null"
+            )
         self.need = replace(self.need, stem=True)
         self.encoder = Dense(shape.features, hidden)
         self.head = Dense(hidden, shape.classes, rows="dst")

@@ -88,6 +88,7 @@ class GAT(Model):
         norm: Literal["none", "batch", "layer"] = "none",
         residual: bool = False,
         stem: bool = False,
+        input_dropout: Rate | None = None,
     ):
         super().__init__()
         divisible("architecture.hidden", hidden, "architecture.heads", heads)
@@ -98,5 +99,5 @@ class GAT(Model):
 
         self.stack(
             shape, conv, hidden=hidden, depth=depth, dropout=dropout, act=act, norm=norm,
-            residual=residual, stem=stem,
+            residual=residual, stem=stem, input_dropout=input_dropout,
         )  # fmt: skip

@@ -73,10 +73,12 @@ class GCN(Model):
         norm: Literal["none", "batch", "layer"] = "none",
         residual: bool = False,
         stem: bool = False,
+        input_dropout: Rate | None = None,
     ):
         super().__init__()
         self.need = Need(depth, operator="sym", loops="diag")
         self.stack(
             shape, lambda d_in, d_out, last: GCNConv(d_in, d_out), hidden=hidden, depth=depth,
             dropout=dropout, act=act, norm=norm, residual=residual, stem=stem,
+            input_dropout=input_dropout,
         )  # fmt: skip

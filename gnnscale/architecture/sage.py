@@ -86,6 +86,7 @@ class SAGE(Model):
         norm: Literal["none", "batch", "layer"] = "none",
         residual: bool = False,
         stem: bool = False,
+        input_dropout: Rate | None = None,
     ):
         super().__init__()
         operator: Literal["row", "none"] = "none" if aggr == "max" else "row"
@@ -93,4 +94,5 @@ class SAGE(Model):
         self.stack(
             shape, lambda d_in, d_out, last: SAGEConv(d_in, d_out, aggr), hidden=hidden,
             depth=depth, dropout=dropout, act=act, norm=norm, residual=residual, stem=stem,
+            input_dropout=input_dropout,
         )  # fmt: skip

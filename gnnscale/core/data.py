@@ -95,12 +95,18 @@ class Shape:
     operators: R where the input is a stack [n, R, F] propagated beforehand; 0 where it is [n, F]
     and the model has its own hops. readout: what the head reads of the subgraph of each seed:
     ``center``, the seed's row, or the seed's row beside the ``mean``, ``max`` or ``sum`` of all.
+    aggregated: whether the features are [A X || X], a node beside its neighbourhood, already.
+    codes: how many of the features, the last ones, are a one-hot code of the distance to the root.
+    views: further views of the same seeds in every batch.
     """
 
     features: int
     classes: int
     operators: int = 0
     readout: str = "center"
+    aggregated: bool = False
+    codes: int = 0
+    views: int = 0
 
 
 @dataclass(frozen=True)

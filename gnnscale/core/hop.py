@@ -25,13 +25,15 @@ class Need:
     depth: how many. operator: the matrix that "sum" multiplies by: ``sym`` D^-1/2 A D^-1/2, ``row``
     D^-1 A, ``none`` A. loops: where the self entry goes: ``diag`` (A + I, kept apart from the
     edges, which is faster), ``edges`` (A + I as real edges, for attention) or ``none``. stem:
-    whether the first hop reads learned rows (an encoder's) in place of the raw features.
+    whether the first hop reads learned rows (an encoder's) in place of the raw features. diagonal:
+    lambda, by which the normalised self entries are enhanced, S + lambda diag(S).
     """
 
     depth: int
     operator: Literal["sym", "row", "none"] = "none"
     loops: Literal["diag", "edges", "none"] = "none"
     stem: bool = False
+    diagonal: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,11 @@ class Hop:
         """
         return h
 
-    def drop(self, h: Tensor, p: float) -> Tensor:
-        """Dropout with rate ``p``, a fresh mask per call."""
+    def drop(self, h: Tensor, p: float, inside: bool = False) -> Tensor:
+        """Dropout with rate ``p``, a fresh mask per call.
+
+        inside: it stands within a layer, maps of the same layer follow.
+        """
         return dropout(h, p)
 
     def reduce(
@@ -111,6 +116,16 @@ class Hop:
         if self.dst is not None:
             z = z * self.dst.unsqueeze(1)
         return z if self.diag is None else torch.addcmul(z, m[: len(z)], self.diag.unsqueeze(1))
+
+    def entries(self, dtype: torch.dtype) -> Tensor:
+        """The operator's entry of every edge, dst_i * weight_ij * src_j, [E]."""
+        w = self.weight
+        w = torch.ones(self.graph.n_edges, device=self.graph.device) if w is None else w
+        if self.src is not None:
+            w = w * self.src.index_select(0, self.graph.indices)
+        if self.dst is not None:
+            w = w * self.dst.index_select(0, self.graph.dst)
+        return w.to(dtype)
 
     def edges(self, fn: Callable[[Tensor, Tensor], Tensor], h_src: Tensor, h_dst: Tensor) -> Tensor:
         """Values per edge, fn(h_src[j], h_dst[i]).

@@ -30,7 +30,9 @@ def factors(
         sym: src = d_out^-1/2, dst = d_in^-1/2, diag = src * dst   (Kipf & Welling 2017, eq. 2)
         row: dst = 1 / d_in, diag = 1 / d_in
         none: no factors, diag = 1
-    Nodes of degree 0 get factor 0. Shapes: weight [E]; each factor [N] of a square ``adj``.
+    and diag times 1 + ``need.diagonal``. Nodes of degree 0 get factor 0.
+
+    Shapes: weight [E]; each factor [N] of a square ``adj``.
     """
     loop = need.loops != "none"
     d_in = (degrees(adj.dst, weight, adj.n_dst, adj.in_degree) + loop).to(dtype)
@@ -44,7 +46,9 @@ def factors(
     else:
         src = dst = None
         diag = torch.ones(adj.n_dst, dtype=dtype, device=adj.device)
-    return Factors(src, dst, diag if need.loops == "diag" else None)
+    if need.loops != "diag":
+        return Factors(src, dst, None)
+    return Factors(src, dst, diag * (1 + need.diagonal) if need.diagonal else diag)
 
 
 def degrees(ends: Tensor, weight: Tensor | None, nodes: int, count: Tensor) -> Tensor:
@@ -99,6 +103,9 @@ def whole_hop(
     if need.loops == "edges":
         graph = with_loops(adj)
         w = entries(graph, weight, dtype)
+        if need.diagonal:
+            enhanced = torch.where(graph.edges < 0, 1 + need.diagonal, 1.0).to(dtype)
+            w = enhanced if w is None else w * enhanced
     else:
         graph, w = adj, None if weight is None else weight.to(dtype)
     return Hop(graph=graph, src=src, dst=dst, weight=w, diag=diag, degree=adj.in_degree)

@@ -45,6 +45,13 @@ class Sampler(Component):
     def check(self, need: Need) -> None:
         """Refuse a model's need before any data is loaded. Raises UsageError."""
 
+    def refine(self, need: Need) -> Need:
+        """The model's need as every hop is to meet it, in training and inference alike.
+
+        The identity unless the sampler changes the operator itself.
+        """
+        return need
+
     def view(self, data: GraphData) -> GraphData:
         """The graph as the model reads it, wherever it reads one: in training and inference alike.
 

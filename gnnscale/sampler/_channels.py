@@ -56,7 +56,7 @@ class Channels(Hop):
 
     channels: int = 1
 
-    def drop(self, h: Tensor | SparseRows, p: float) -> Any:
+    def drop(self, h: Tensor | SparseRows, p: float, inside: bool = False) -> Any:
         """Dropout of the h channel."""
         if p == 0 or self.channels == 1:
             return dropout(h, p)  # type: ignore[arg-type]

@@ -4,12 +4,11 @@ Chiang et al., KDD 2019, arXiv:1905.07953; details follow the authors' code.
 
 Departs from them:
 - The operator is the one that the model asks for; the paper's (D + I)^-1 (A + I) is that of
-  ``architecture=sage architecture.aggr=gcn``, and the code's variant without self entries
-  (``diag_lambda=-1``, D^-1 A) that of ``architecture=sage``. Either way degrees are those inside
-  the batch.
+  ``architecture=cluster_gcn``, and the code's variant without self entries (``diag_lambda=-1``,
+  D^-1 A) that of ``architecture.self_loops=false``. Either way degrees are those inside the batch.
 - On transductive data unlabelled nodes are divided too and take part in propagation.
-- With ``precalc`` the authors' first layer is dense and has no hop. Here [A X || X] is what the
-  first layer of any model reads; with ``architecture.stem=true`` that layer is such a dense one.
+- With ``precalc`` the authors' first layer is dense and has no hop, and so it is in
+  ``architecture=cluster_gcn``. The first layer of any other model reads [A X || X] as features.
 - Validation and test are exact on the whole graph, never by parts.
 """
 
@@ -43,7 +42,8 @@ class Cluster(Sampler):
     """Batches of ``batch_parts`` parts: all edges among their nodes, those between parts included.
 
     The operator is normalised after the union (sec. 3.2), then its diagonal is enhanced,
-    A^ + lambda diag(A^) (sec. 3.3, eq. 11): lambda / (d + 1) more per node for the row operator.
+    A^ + lambda diag(A^) (sec. 3.3, eq. 11): lambda / (d + 1) more per node for the row operator; in
+    inference likewise, as in the authors' code.
     All nodes of a batch are seeds; the loss is the mean over labelled ones. Groups of parts without
     a seed are no step.
 
@@ -75,10 +75,16 @@ class Cluster(Sampler):
         self.diagonal, self.precalc = diagonal, precalc
         self._views: OrderedDict[int, tuple[GraphData, GraphData]] = OrderedDict()
 
-    def shape(self, data: GraphData) -> Shape:
-        """Twice the features with ``precalc``."""
-        shape = super().shape(data)
-        return replace(shape, features=2 * shape.features) if self.precalc else shape
+    def widen(self, shape: Shape) -> Shape:
+        """Twice the features with ``precalc``, and what they are."""
+        shape = super().widen(shape)
+        if not self.precalc:
+            return shape
+        return replace(shape, features=2 * shape.features, aggregated=True)
+
+    def refine(self, need: Need) -> Need:
+        """With the diagonal enhanced."""
+        return replace(need, diagonal=self.diagonal)
 
     def check(self, need: Need) -> None:
         """Refuse a diagonal enhancement where there is no diagonal."""
@@ -87,7 +93,7 @@ class Cluster(Sampler):
             raise UsageError(
                 f"sampler.diagonal={self.diagonal:g}: the model's operator has no diagonal to "
                 "enhance; choose sampler.diagonal=0, or a model with a normalised self entry: "
-                "architecture=gcn, or architecture=sage architecture.aggr=gcn"
+                "architecture=cluster_gcn or gcn, or architecture=sage architecture.aggr=gcn"
             )
 
     def view(self, data: GraphData) -> GraphData:
@@ -103,7 +109,7 @@ class Cluster(Sampler):
     def prepare(self, data: GraphData, need: Need, key: Key) -> None:
         """Divide the training graph."""
         self.check(need)
-        self.data, self.need = self.view(data), need
+        self.data, self.need = self.view(data), self.refine(need)
         self.divided: Parts = partition(data.graph, self.parts, self.method, key)
         self.labeled = data.mask("train")
 
@@ -138,13 +144,7 @@ class Cluster(Sampler):
         data, graph = self.data, induce(self.data.graph, nodes)
         weight = None if data.weight is None else take(data.weight, graph.edges)
         hop = whole_hop(graph, self.need, data.x.dtype, weight)
-        hop = replace(hop, degree=take(data.graph.in_degree, nodes))
-        if not self.diagonal:
-            return hop
-        if hop.diag is not None:
-            return replace(hop, diag=hop.diag * (1 + self.diagonal))
-        enhanced = torch.where(hop.graph.edges < 0, 1 + self.diagonal, 1.0).to(data.x.dtype)
-        return replace(hop, weight=enhanced if hop.weight is None else hop.weight * enhanced)
+        return replace(hop, degree=take(data.graph.in_degree, nodes))
 
 
 def precalculated(data: GraphData) -> Tensor | SparseRows:

@@ -191,11 +191,11 @@ class HistoryHop(Hop):
         assert self.exchange is not None
         return self.exchange.enter(self.level, h)
 
-    def drop(self, h: Tensor, p: float) -> Tensor:
-        """Dropout; after the aggregation it is kept out of what is pushed."""
+    def drop(self, h: Tensor, p: float, inside: bool = False) -> Tensor:
+        """Dropout; after the layer's last map it is kept out of what is pushed."""
         assert self.exchange is not None
         out = super().drop(h, p)
-        if p and isinstance(h, Tensor):
+        if p and isinstance(h, Tensor) and not inside:
             self.exchange.dropped(h, out)
         return out
 

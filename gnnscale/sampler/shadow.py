@@ -6,9 +6,10 @@ model may be deeper than the subgraph is wide.
 
 Departs from the authors' code:
 - Where it adds a linear map of the one-hot distance to the features, the one-hot stands beside
-  them: the first linear map of the model then does the same.
+  them: ``architecture=shadow_gnn`` adds that map, the first linear map of any other model does the
+  same.
 - The root is always in its subgraph, also where k higher scores are.
-- The readout of the last layer only (no residue over layers), no sort pooling, no ensemble.
+- No sort pooling.
 """
 
 from collections.abc import Iterator
@@ -57,6 +58,8 @@ class Isolated(Sampler):
     gives = traits(Trait.HOPS, Trait.SQUARE, Trait.SHARDS)
     needs = (traits(Trait.NODE),)
     inference: Literal["exact", "own"] = "own"
+    purpose: str = "shadow"
+    """Of its draws; two extractors of one ensemble have two."""
 
     def __init__(self, batch_size: int, readout: Readout, hop_features: bool, drop_edge: float):
         self.batch_size, self.readout = batch_size, readout
@@ -66,7 +69,9 @@ class Isolated(Sampler):
         """Hop features are features; a readout other than the centre wants a pool."""
         more = CODES if self.hop_features else 0
         shape = super().widen(shape)
-        return replace(shape, features=shape.features + more, readout=self.readout)
+        return replace(
+            shape, features=shape.features + more, codes=more, readout=self.readout
+        )  # fmt: skip
 
     def ready(self, data: GraphData) -> None:
         """Do once what all subgraphs of a graph share."""
@@ -110,11 +115,12 @@ class Isolated(Sampler):
     def _batch(
         self, data: GraphData, need: Need, labeled: Tensor, roots: Tensor, key: Key, drop: float
     ) -> Batch:
-        word = np.uint64(key.at("shadow", key.epoch, key.step).word)
+        word = np.uint64(key.at(self.purpose, key.epoch, key.step).word)
         starts, members = self.sets(data, roots, word)
         blocks = ego.isolate(
-            data.graph, starts, members, drop, key.at("drop edge", key.epoch, key.step).word
-        )
+            data.graph, starts, members, drop,
+            key.at(f"{self.purpose} edges", key.epoch, key.step).word,
+        )  # fmt: skip
         nodes, owner = members.long(), torch.arange(len(roots)).repeat_interleave(starts.diff())
         x = take(data.x, nodes)
         if self.hop_features:

@@ -2,8 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from gnnscale.architecture.gat import GAT
 from gnnscale.architecture.gcn import GCN, GCNConv
+from gnnscale.architecture.sage import SAGE
 from gnnscale.core.data import Shape
+from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Need
 from gnnscale.core.host import dgl
 from gnnscale.graph.whole import whole_batch
@@ -111,3 +114,25 @@ def test_need_and_first():
     assert [tuple(p.shape) for p in model.first()] == [(5, 8), (8,)]
     stem = GCN(Shape(5, 3), hidden=8, depth=3, stem=True)
     assert [tuple(p.shape) for p in stem.first()] == [(8, 5), (8,)]
+
+
+@pytest.mark.parametrize("model", [GCN, SAGE, GAT])
+@pytest.mark.parametrize("rate", [None, 0.0, 0.9])
+def test_dropout_of_the_features_is_that_of_the_other_layers_unless_said(model, rate, sixty):
+    """With 0 the first convolution reads the features; all others read what they would have."""
+    made = model(sixty.shape, hidden=40, depth=3, dropout=0.5, input_dropout=rate).double()
+    zeros = []
+    for block in made.layers:
+        block.conv.register_forward_pre_hook(
+            lambda conv, given: zeros.append((given[1] == 0).double().mean().item())
+        )
+    made(whole_batch(sixty, made.need))
+    first = {None: 0.5, 0.0: 0.0, 0.9: 0.9}[rate]
+    assert zeros[0] == pytest.approx(first, abs=0.1)
+    assert all(share > 0.4 for share in zeros[1:])
+
+
+@pytest.mark.parametrize("model", [GCN, SAGE, GAT])
+def test_no_dropout_stands_before_a_stem(model):
+    with pytest.raises(UsageError, match=r"architecture\.input_dropout=0\.3: with .*stem=true"):
+        model(Shape(5, 3), stem=True, input_dropout=0.3)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from compositions import CATALOG, toy, train
 
-from gnnscale import finished
+from gnnscale import compose, finished
 from gnnscale.architecture.egc import EGC
 from gnnscale.architecture.gat import GAT
 from gnnscale.architecture.gcn import GCN
@@ -227,7 +227,36 @@ def test_inference_reads_the_same_input_whatever_the_parts(sixty):
         torch.testing.assert_close(model(part).logits, said[0], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("architecture", ["sage", "mlp"])
+@pytest.mark.parametrize("loops", ["diag", "edges"])
+def test_inference_enhances_the_diagonal_as_training_does(loops, sixty, dense):
+    need = Need(1, "row", loops)
+    sampler = made(sixty, need, 5, 5, diagonal=0.7)
+    want = reference(dense(sixty.graph), need, 0.7)
+    exact = whole_batch(sixty, sampler.refine(need)).hops[0]
+    eye = torch.eye(60, dtype=torch.float64)
+    torch.testing.assert_close(exact.reduce(lambda h: h, eye), want)
+    assert sampler.refine(sampler.refine(need)) == sampler.refine(need) == sampler.need
+    assert made(sixty, need, 5, 5).need == need
+
+
+def test_a_run_predicts_with_the_operator_it_was_trained_on(tmp_path):
+    """With every part in the batch, the logits of a training batch are those of inference."""
+    changes = {"sampler": {"parts": 3, "batch_parts": 3, "diagonal": 1.0, "precalc": True}}
+    plan = toy(changes, sampler="cluster", architecture="cluster_gcn")
+    run = compose.build(plan, 0, tmp_path)
+    assert run.model.need.diagonal == run.make_model().need.diagonal == 1.0
+    run.prepare()
+    part = batch(run.sampler, [0, 1, 2])
+    said = run.inference(run.model, run.data, part.ids, torch.device("cpu"))
+    with torch.no_grad():
+        torch.testing.assert_close(run.model.eval()(part).logits, said, rtol=1e-4, atol=1e-4)
+        plain = replace(run.model.need, diagonal=0.0)
+        other = replace(part, hops=whole_batch(run.data, plain).hops)
+        assert torch.equal(part.ids, torch.arange(60))
+        assert (run.model(other).logits - said).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("architecture", ["sage", "mlp", "cluster_gcn"])
 def test_a_run_with_precalculated_features_is_scored_and_predicts(architecture, tmp_path):
     changes = {"sampler": {"parts": 6, "precalc": True}, "trainer": {"epochs": 3}}
     (record,) = train(toy(changes, sampler="cluster", architecture=architecture), tmp_path)

@@ -44,12 +44,12 @@ class Stack(nn.Module):
     def forward(self, graphs, x):
         """Logits; ``graphs``: one per layer."""
         p, act = self.spec["dropout"], ACTS[self.spec["act"]]
-        mlp = self.spec["kind"] == "mlp"
+        first = self.spec.get("input_dropout")
         h = self.encoder(x) if self.stem else x
         for k, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             before = h
             if not self.stem:
-                rate = self.spec.get("input_dropout", 0.0) if mlp and k == 0 else p
+                rate = p if k or first is None else first
                 h = F.dropout(h, rate, self.training) if rate else h
             h = norm(self.call(conv, graphs[k], h))
             h = h if self.ends[k] else act(h)
