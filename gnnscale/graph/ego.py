@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.graph.induce import scratch
+from gnnscale.graph.push import Ranks
 from gnnscale.graph.walk import below, draw, unit
 
 FARTHEST = 5
@@ -79,34 +80,33 @@ def khop(
 
 
 @numba.njit(cache=True, nogil=True)
-def _choose(roots, nodes, scores, threshold):
-    n, k = nodes.shape
-    starts = np.zeros(n + 1, np.int64)
-    members = np.empty(n * k, np.int32)
+def _choose(roots, indptr, nodes, scores, k, threshold):
+    starts = np.zeros(len(roots) + 1, np.int64)
+    members = np.empty(len(nodes) + len(roots), np.int32)
     at = 0
-    for b in range(n):
-        least = threshold * scores[b, 1] if k > 1 else 0.0
+    for b in range(len(roots)):
+        first, last = indptr[b], indptr[b + 1]
+        least = threshold * scores[first + 1] if last - first > 1 else 0.0
         members[at] = roots[b]
         at += 1
-        for i in range(k):
-            room = at - starts[b] < k and nodes[b, i] >= 0 and scores[b, i] >= least
-            if room and nodes[b, i] != roots[b]:
-                members[at] = nodes[b, i]
+        for i in range(first, last):
+            room = at - starts[b] < k and scores[i] >= least
+            if room and nodes[i] != roots[b]:
+                members[at] = nodes[i]
                 at += 1
         starts[b + 1] = at
     return starts, members[:at].copy()
 
 
-def best(
-    roots: Tensor, nodes: Tensor, scores: Tensor, threshold: float
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def best(roots: Tensor, ranks: Ranks, k: int, threshold: float) -> tuple[Tensor, Tensor]:
     """The root and the nodes scored at least ``threshold`` times the second highest score.
 
     At most k nodes in all; the root is one of them whatever its score.
 
-    Shapes: roots [n], nodes and scores [n, k] falling by score, -1 behind the last.
+    Shapes: roots [n]; a row of ``ranks`` for each of them.
     """
-    arrays = _choose(roots.numpy(), nodes.numpy(), scores.numpy(), threshold)
+    rows = (a.numpy() for a in ranks[:3])
+    arrays = _choose(roots.numpy(), *rows, k, threshold)
     return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
 
 

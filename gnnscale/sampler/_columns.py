@@ -10,6 +10,7 @@ from gnnscale.core.data import GraphData
 from gnnscale.core.hop import Hop, Need
 from gnnscale.core.random import Key
 from gnnscale.core.traits import Trait, traits
+from gnnscale.core.values import Count
 from gnnscale.graph.drawn import among, races, units
 from gnnscale.graph.induce import scratch
 from gnnscale.graph.walk import take
@@ -44,7 +45,10 @@ class Columns(Layered):
     what = ("number of nodes", "number of nodes")
 
     def __init__(
-        self, nodes: list[int] | int, batch_size: int, estimator: Literal["unbiased", "authors"]
+        self,
+        nodes: list[int] | int = 512,
+        batch_size: Count = 512,
+        estimator: Literal["unbiased", "authors"] = "unbiased",
     ):
         super().__init__(nodes, batch_size)
         self.unbiased = estimator == "unbiased"

@@ -2,11 +2,11 @@
 
 Chen, Ma & Xiao, ICLR 2018, arXiv:1801.10247, Algorithm 2.
 
-Departs from it: self entries are exact, so p leaves them out (see ``Columns``), and every layer
-draws nodes of its own.
+Departs from it: self entries are exact, so p leaves them out (see ``Columns``). The authors' code
+draws without replacement, among the neighbours of the batch only, with gains 1 / (s p) all the
+same; and it draws in the last layer alone, since it computes the first one's A X beforehand: here
+that is ``sampler.nodes=[-1,400]``. ``estimator="authors"`` is what LADIES' authors made of it.
 """
-
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor
 from gnnscale.core.data import GraphData
 from gnnscale.core.hop import Need
 from gnnscale.core.random import Key
-from gnnscale.core.values import Count
 from gnnscale.graph.drawn import squares
 from gnnscale.graph.induce import scratch
 from gnnscale.sampler._columns import Columns, Drawn, weighted_draw
@@ -30,14 +29,6 @@ class FastGCN(Columns):
     """
 
     purpose = "fastgcn"
-
-    def __init__(
-        self,
-        nodes: list[int] | int = 512,
-        batch_size: Count = 512,
-        estimator: Literal["unbiased", "authors"] = "unbiased",
-    ):
-        super().__init__(nodes, batch_size, estimator)
 
     def prepare(self, data: GraphData, need: Need, key: Key) -> None:
         """Also the distribution over nodes."""

@@ -9,6 +9,7 @@ Departs from them:
 - A batch's rows are written after the optimizer's step. That changes nothing: pulled rows lie
   outside the batch.
 - Exact levels come from the same inference that validates, which may be a full pass or layer-wise.
+- On inductive data parts, halo and histories are of the training graph; theirs see every node.
 """
 
 import tempfile

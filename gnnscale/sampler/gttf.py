@@ -3,8 +3,9 @@
 Markowitz et al., ICLR 2021, arXiv:2102.04350, Algorithm 1 (``graph.forest``).
 
 Departs from the authors' code: a node without in-neighbours keeps its walk and adds no edge (there
-it walks to node 0); a reverse edge is added where the graph has it; the accumulators for skip-gram
-learners have no place here.
+it walks to node 0); a reverse edge is added where the graph has it; self-loops are those that the
+model asks for (there: added unless node 0 has one); the accumulators for skip-gram learners have no
+place here.
 """
 
 import math

@@ -2,7 +2,8 @@
 
 Balin & Catalyurek, NeurIPS 2023, arXiv:2210.13339.
 
-Departs from it: the equation for c_s is solved exactly by sorting each row, not by iteration.
+Departs from it: the equation for c_s is solved exactly by sorting each row, not by iteration. Edge
+weights scale what is kept and don't alter which edges are.
 """
 
 from typing import Literal

@@ -1,18 +1,16 @@
 """LADIES: each layer's nodes are drawn among the neighbours of the layer above.
 
-Zou et al., NeurIPS 2019, arXiv:1911.07323, Algorithm 1; defaults follow the authors' code.
+Zou et al., NeurIPS 2019, arXiv:1911.07323, Algorithm 1; details follow the authors' code.
 
 Departs from it: the nodes of the layer above are in the layer for certain, so their edges are
-exact and the draws go to other nodes (the authors' code adds them to the draw and divides by p all
-the same; ``estimator="authors"`` does that).
+exact and the draws go to other nodes. The authors' code adds the seeds to every layer and divides
+by their p all the same; ``estimator="authors"`` does that with all nodes of the layer above, so
+that self entries are never lost. Validation is exact; there, it draws 20 times as many nodes.
 """
-
-from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
-from gnnscale.core.values import Count
 from gnnscale.graph.drawn import squares
 from gnnscale.graph.induce import scratch
 from gnnscale.sampler._columns import Columns, Drawn, weighted_draw
@@ -25,14 +23,6 @@ class Ladies(Columns):
     """
 
     purpose = "ladies"
-
-    def __init__(
-        self,
-        nodes: list[int] | int = 512,
-        batch_size: Count = 512,
-        estimator: Literal["unbiased", "authors"] = "unbiased",
-    ):
-        super().__init__(nodes, batch_size, estimator)
 
     def draws(self, targets: Tensor, s: int, word: np.uint64) -> Drawn | None:
         """Draws among the neighbours; unbiased, among those that are no targets."""

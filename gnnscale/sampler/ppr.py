@@ -5,8 +5,10 @@ Bojchevski et al., KDD 2020, arXiv:2007.01570; defaults and details follow the a
 Departs from it:
 - Batches are drawn in a new order every epoch; the authors' code makes them once, in the order of
   the training nodes, and never shuffles (``shuffle=false`` is that).
-- Edges with weights are walked by weight (see ``graph.ppr``).
+- Edges with weights are walked by weight (see ``graph.push``).
 - Inference of a subset (their ``inf_fraction``) is left out: predictions are of the rows asked for.
+- Validation, too, is by ``predict`` (there: by pushed rows, of a part of the split).
+- Residuals push round by round, not in a stack's order (see ``graph.push``).
 """
 
 from collections.abc import Iterator
@@ -27,7 +29,7 @@ from gnnscale.core.random import Key
 from gnnscale.core.traits import Trait, traits
 from gnnscale.core.values import Count, Positive, Whole
 from gnnscale.graph.block import block
-from gnnscale.graph.ppr import degrees, normalized, push
+from gnnscale.graph.push import degrees, normalized, push
 from gnnscale.graph.walk import take
 from gnnscale.sampler._base import Sampler, seed_batches
 
@@ -195,7 +197,7 @@ class Ppr(Sampler):
 
         if self.cache:
             adj, weight = data.graph, None if data.weight is None else data.weight.numpy()
-            key = {"ppr": 1, **options, "graph": content(
+            key = {"ppr": 2, **options, "graph": content(
                 adj.indptr.numpy(), adj.indices.numpy(), weight, sources.numpy())}  # fmt: skip
             made = cached(f"{data.name}-ppr", key, make)
         else:

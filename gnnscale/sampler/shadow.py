@@ -32,8 +32,8 @@ from gnnscale.core.sparse import beside
 from gnnscale.core.traits import Trait, traits
 from gnnscale.core.values import Count, Positive, Rate, Share
 from gnnscale.graph import ego
-from gnnscale.graph.lazy_push import lazy_push
 from gnnscale.graph.norm import whole_hop
+from gnnscale.graph.push import push
 from gnnscale.graph.walk import take
 from gnnscale.sampler._base import Sampler, seed_batches
 
@@ -42,6 +42,8 @@ CODES = ego.FARTHEST + 2
 """Columns of the hop features: farther or unreachable, then the distances 0 to 5."""
 AT_ONCE = 4096
 """Roots whose scores are in memory at the same time."""
+LAZY = 0.5
+"""Share of a walk that stays where it is."""
 
 
 class Isolated(Sampler):
@@ -141,7 +143,7 @@ class Isolated(Sampler):
 
 
 class Shadow(Isolated):
-    """The nodes of highest personalised PageRank around each root (``graph.lazy_push``).
+    """The nodes of highest personalised PageRank around each root (``graph.push``).
 
     Deterministic, so extracted once per graph and kept in the cache of processed data. Weighted
     edges are walked by weight.
@@ -196,10 +198,10 @@ class Shadow(Isolated):
         """The lists of every node, in parallel."""
         sizes, members = [torch.zeros(1, dtype=torch.int64)], [torch.empty(0, dtype=torch.int32)]
         for roots in torch.arange(data.nodes).split(AT_ONCE):
-            nodes, scores = lazy_push(
-                data.graph, roots, 1 - self.damping, self.eps, self.k, data.weight
+            ranks = push(
+                data.graph, roots, 1 - self.damping, self.eps, self.k, LAZY, True, data.weight
             )
-            starts, found = ego.best(roots, nodes, scores, self.threshold)
+            starts, found = ego.best(roots, ranks, self.k, self.threshold)
             sizes.append(starts.diff())
             members.append(found)
         starts = torch.cat(sizes).cumsum(0)

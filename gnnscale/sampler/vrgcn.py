@@ -9,6 +9,7 @@ Departs from it:
   it. What a level keeps in its history is what that dropout reads, so that CV's histories hold the
   noise of the layers below, as theirs do, but none of their own level.
 - Preprocessing with dropout drops entries of P X, as theirs does.
+- Validation and test are exact; there, they run an estimator too (``test_cv``, ``test_degree``).
 """
 
 from collections.abc import Callable, Mapping

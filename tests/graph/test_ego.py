@@ -8,6 +8,7 @@ import torch
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.graph import ego, walk
 from gnnscale.graph.induce import induce, scratch
+from gnnscale.graph.push import Ranks
 
 WORD = np.uint64(77)
 
@@ -68,22 +69,29 @@ def test_draws_of_a_budget_are_uniform_with_replacement():
     assert min(sizes) < budget + 1 == max(sizes)  # repeated draws are one node
 
 
+def ranks(*rows):
+    """Rows of (node, score) as ``push`` gives them."""
+    sizes = torch.tensor([0, *(len(row) for row in rows)])
+    flat = [pair for row in rows for pair in row]
+    nodes = torch.tensor([node for node, _ in flat], dtype=torch.int32)
+    scores = torch.tensor([score for _, score in flat], dtype=torch.float64)
+    return Ranks(sizes.cumsum(0), nodes, scores, *torch.zeros(2, len(rows)))
+
+
 def test_the_threshold_refers_to_the_second_highest_score():
-    nodes = torch.tensor([[7, 3, 1, 4, 9]], dtype=torch.int32)
-    scores = torch.tensor([[0.875, 0.25, 0.125, 0.03125, 0.03]], dtype=torch.float64)
+    scored = ranks([(7, 0.875), (3, 0.25), (1, 0.125), (4, 0.03125), (9, 0.03)])
     roots = torch.tensor([7])
-    assert parts(*ego.best(roots, nodes, scores, 0.125)) == [[7, 3, 1, 4]]
-    assert parts(*ego.best(roots, nodes, scores, 0.0)) == [[7, 3, 1, 4, 9]]
-    assert parts(*ego.best(roots, nodes, scores, 1.0)) == [[7, 3]]
+    assert parts(*ego.best(roots, scored, 5, 0.125)) == [[7, 3, 1, 4]]
+    assert parts(*ego.best(roots, scored, 5, 0.0)) == [[7, 3, 1, 4, 9]]
+    assert parts(*ego.best(roots, scored, 5, 1.0)) == [[7, 3]]
     # the root is there whatever its score, and counts
     for root, kept in ((4, [4, 7, 3]), (3, [3, 7]), (6, [6, 7, 3])):
-        assert parts(*ego.best(torch.tensor([root]), nodes, scores, 0.6)) == [kept]
-    full = parts(*ego.best(torch.tensor([6]), nodes, scores, 0.0))
+        assert parts(*ego.best(torch.tensor([root]), scored, 5, 0.6)) == [kept]
+    full = parts(*ego.best(torch.tensor([6]), scored, 5, 0.0))
     assert full == [[6, 7, 3, 1, 4]]
-    alone = torch.tensor([[2, -1]], dtype=torch.int32)
-    one = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-    assert parts(*ego.best(torch.tensor([2]), alone, one, 0.5)) == [[2]]
-    assert parts(*ego.best(torch.tensor([2]), alone[:, :1], one[:, :1], 0.5)) == [[2]]
+    some = ranks([(2, 1.0)], [], [(7, 0.5), (2, 0.25)])
+    assert parts(*ego.best(torch.tensor([2, 4, 2]), some, 2, 0.5)) == [[2], [4], [2, 7]]
+    assert parts(*ego.best(torch.tensor([2, 4, 7]), some, 1, 0.5)) == [[2], [4], [7]]
 
 
 def test_isolated_blocks_are_induced_subgraphs_side_by_side(sixty, dense):

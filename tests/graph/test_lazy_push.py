@@ -4,7 +4,20 @@ import torch
 from compositions import permuted
 
 from gnnscale.core.ops.adjacency import Adjacency
-from gnnscale.graph.lazy_push import lazy_push
+from gnnscale.graph.push import push
+
+
+def lazy_push(adj, sources, alpha, eps, top_k=None, weight=None):
+    """As shaDow-GNN walks, as rows of top_k nodes and scores, -1 and 0 behind the last."""
+    k = adj.n_dst if top_k is None else min(top_k, adj.n_dst)
+    ranks = push(adj, sources, alpha, eps, k, 0.5, True, weight)
+    nodes = torch.full((len(sources), k), -1, dtype=torch.int32)
+    scores = torch.zeros(len(sources), k, dtype=torch.float64)
+    sizes = ranks.indptr.diff()
+    row = torch.arange(len(sources)).repeat_interleave(sizes)
+    at = torch.arange(len(row)) - ranks.indptr[:-1].repeat_interleave(sizes)
+    nodes[row, at], scores[row, at] = ranks.nodes, ranks.scores
+    return nodes, scores
 
 
 def exact(walk, teleport):

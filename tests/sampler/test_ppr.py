@@ -9,7 +9,7 @@ from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Need
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.random import Key
-from gnnscale.graph.ppr import push
+from gnnscale.graph.push import push
 from gnnscale.graph.whole import training_graph
 from gnnscale.sampler import ppr
 from gnnscale.sampler.ppr import Ppr

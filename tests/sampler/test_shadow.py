@@ -349,13 +349,13 @@ def test_training_extracts_from_the_training_graph_and_evaluation_from_all(name,
 def test_lists_are_read_again_with_the_same_bits(sixty, weighted, monkeypatch):
     seeds, options = torch.arange(60), {"k": 9, "eps": 3e-4}
     first = batch(made(Shadow(**options), sixty), seeds)
-    extract, calls = shadow.lazy_push, []
+    extract, calls = shadow.push, []
 
     def counted(*arguments):
         calls.append(arguments)
         return extract(*arguments)
 
-    monkeypatch.setattr(shadow, "lazy_push", counted)
+    monkeypatch.setattr(shadow, "push", counted)
     second = batch(made(Shadow(**options), sixty), seeds)
     assert calls == []
     assert torch.equal(first.nodes, second.nodes)
