@@ -44,7 +44,7 @@ multiply-accumulates, and how far each kind of layer is from what this machine c
   run=FOLDER            the selected weights of a finished run (seed=K, a seed's folder or its
                         checkpoint.pt pick the seed); without it, a composition's fresh weights
   --vs WORDS ...        a second composition: these words on top of the first ones, or run=OTHER.
-                        Requests are made in turn, A B A B; ratios are taken pair by pair
+                        Requests are made in turn, A B B A; ratios are taken pair by pair
   peer=dgl | pyg        the same model from that library's layers and loaders, in turn with ours
   bench=quick           at least 30 requests and 1 s each, no memory phases (default: 200 and 5 s)
   bench.workloads=[full,query,step,epoch]   [] only counts      bench.scopes=[model,end2end]
