@@ -1,12 +1,11 @@
 """The one training loop, and the run that it trains."""
 
-import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,47 +15,17 @@ from gnnscale.core.data import GraphData, Teacher
 from gnnscale.core.errors import TrainingError
 from gnnscale.core.hardware import Hardware
 from gnnscale.core.random import Key
-from gnnscale.core.record import write_bytes
-from gnnscale.core.traits import Component
-from gnnscale.core.values import Count, NonNegative, Positive
 from gnnscale.graph.whole import training_graph
-from gnnscale.train import checkpoint
+from gnnscale.train import checkpoint, curve, decay
 from gnnscale.train.listeners import Listeners
 from gnnscale.train.meter import Meter
 from gnnscale.train.objective import Objective
 from gnnscale.train.predict import Full, Inference
 from gnnscale.train.prefetch import ahead
 from gnnscale.train.progress import Patience, Progress
+from gnnscale.train.trainer import Trainer
 
 log = logging.getLogger("gnnscale")
-
-
-@dataclass(frozen=True)
-class Trainer(Component):
-    """How long to train, and what is kept.
-
-    epochs: at most. patience: stop after this many evaluations without a gain of more than
-    min_delta on the validation split (None: never). monitor: what a gain is, and which weights are
-    the best: score, loss or both (``Patience``). time_budget_s: stop after the epoch in which
-    this many seconds of training were reached. clip: largest norm of all gradients together.
-    evaluate_every, checkpoint_every: in epochs. selection: the best weights, or those of the last
-    epoch. decay: optimizer.weight_decay and l2 on all parameters, on the first layer's only (Kipf &
-    Welling 2017, sec. 5.2), or on all of the model's but the last layer's (GNNAutoScale). l2: adds
-    l2 / 2 ||w||^2 to the loss, the same gradient as Adam's and SGD's weight_decay; for optimizers
-    that have none (L-BFGS).
-    """
-
-    epochs: Count = 200
-    patience: Count | None = None
-    min_delta: NonNegative = 0.0
-    monitor: Literal["score", "loss", "both"] = "score"
-    time_budget_s: Positive | None = None
-    clip: Positive | None = None
-    evaluate_every: Count = 1
-    checkpoint_every: Count = 1
-    selection: Literal["best", "last"] = "best"
-    decay: Literal["all", "first", "not_last"] = "all"
-    l2: NonNegative = 0.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -132,10 +101,13 @@ class Run:
             term.attach(self.model, self.train_data, self.teacher)
         self.model.to(self.device)
         self.objective.to(self.device)
-        self.optimizer = self.make_optimizer(self.parameter_groups())
+        own = (self.config.get("optimizer") or {}).get("weight_decay")
+        self.optimizer = self.make_optimizer(
+            decay.groups(self.model, self.objective, self.trainer.decay, own)
+        )
         self.scheduler = self.make_scheduler(self.optimizer)
         if not checkpoint.exists(self.checkpoint_path):
-            self.drop_later()
+            curve.drop(self.folder, self.epoch)  # epochs that never got a checkpoint
             return False
         self.load(checkpoint.take(self.checkpoint_path))
         return True
@@ -144,39 +116,15 @@ class Run:
         """Tell the loggers that this seed starts or goes on."""
         self.listeners.open(self.folder, self.config, self.seed, self.epoch)
 
-    def parameter_groups(self) -> list[dict]:
-        """Parameters of the model and the terms, split where weight decay differs."""
-        everything = [p for p in self.model.parameters() if p.requires_grad]
-        everything += [p for p in self.objective.parameters() if p.requires_grad]
-        own = (self.config.get("optimizer") or {}).get("weight_decay")
-        if self.trainer.decay == "all" or own is None:
-            return [{"params": everything}]
-        chosen = {id(p) for p in self.decayed()}
-        return [
-            {"params": [p for p in everything if id(p) in chosen]},
-            {"params": [p for p in everything if id(p) not in chosen], "weight_decay": 0.0},
-        ]
-
-    def decayed(self) -> list[nn.Parameter]:
-        """The model's parameters that trainer.decay names, unless it is "all"."""
-        model: Any = self.model
-        if self.trainer.decay == "first":
-            return list(model.first())
-        last = {id(p) for p in model.last()}
-        return [p for p in model.parameters() if id(p) not in last]
-
-    def penalty(self) -> Tensor:
-        """trainer.l2 / 2 times the squared norm of the parameters that trainer.decay names."""
-        if self.trainer.decay == "all":
-            chosen = [p for group in self.optimizer.param_groups for p in group["params"]]
-        else:
-            chosen = self.decayed()
-        return self.trainer.l2 / 2 * torch.stack([p.square().sum() for p in chosen]).sum()
-
     @property
     def checkpoint_path(self) -> Path:
         """Where this seed's checkpoint is."""
         return self.folder / "checkpoint.pt"
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """Every parameter that the optimizer has."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     # -- one epoch ------------------------------------------------------------------------------
 
@@ -207,13 +155,11 @@ class Run:
                     output = self.model(batch)
                 loss = self.objective(output, batch)
                 if self.trainer.l2:
-                    loss = loss + self.penalty()
+                    loss = loss + decay.penalty(self.model, self.trained, self.trainer)
             with self.meter.step("backward"):
                 loss.backward()
             if self.trainer.clip is not None:
-                nn.utils.clip_grad_norm_(
-                    [p for g in self.optimizer.param_groups for p in g["params"]], self.trainer.clip
-                )
+                nn.utils.clip_grad_norm_(self.trained, self.trainer.clip)
             return loss
 
         with self.meter.step("step"):
@@ -290,8 +236,7 @@ class Run:
         stop = stop or last or (budget is not None and sum(self.meter.epochs) >= budget)
         self.finished = stop
         self.epoch += 1
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({**metrics, "train_s": round(train_s, 6)}) + "\n")
+        curve.append(self.folder, {**metrics, "train_s": round(train_s, 6)})
         if stop or self.epoch % self.trainer.checkpoint_every == 0:
             self.save()
         self.listeners.log(metrics)
@@ -330,16 +275,7 @@ class Run:
         self.patience.load(state["patience"])
         self.best = state["best"]
         self.meter.load(state["meter"])
-        self.drop_later()
-
-    def drop_later(self) -> None:
-        """Drop metrics of epochs that never got a checkpoint: they are trained again."""
-        lines = self.folder / "metrics.jsonl"
-        if lines.exists():
-            kept = [
-                s for s in lines.read_text().splitlines(keepends=True) if _epoch(s) < self.epoch
-            ]
-            write_bytes(lines, "".join(kept).encode())
+        curve.drop(self.folder, self.epoch)  # they are trained again
 
     def select(self) -> None:
         """Put the selected weights into the model."""
@@ -353,14 +289,6 @@ class Run:
         self.model.to(self.device)
         self.epoch = state["epoch"]
         self.patience.load(state["patience"])
-
-
-def _epoch(line: str) -> float:
-    """Epoch of a metrics line; infinite for a line that was cut short by a kill."""
-    try:
-        return json.loads(line)["epoch"] if line.endswith("\n") else math.inf
-    except (ValueError, KeyError):
-        return math.inf
 
 
 def fit(run: Run, progress: Progress) -> None:

@@ -213,6 +213,14 @@ def test_a_slow_epoch_is_told_at_once(caplog, clock):
     assert [line.split(" loss")[0] for line in lines(caplog)] == ["seed 3 epoch 1/100"]
 
 
+def test_before_the_first_evaluation_there_is_no_best(caplog, clock):
+    run = run_at(1, finished=True)
+    run.patience = Patience(None, 0.0)
+    with caplog.at_level(logging.INFO, "gnnscale"), Progress(100, "seed 3") as progress:
+        progress.show(run)
+    assert lines(caplog) == ["seed 3 epoch 1/100 loss 0.2500 2.000 s/epoch"]
+
+
 def test_a_bar_on_a_terminal(monkeypatch, caplog):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     with caplog.at_level(logging.INFO, "gnnscale"), Progress(4, "seed 3") as progress:
