@@ -7,6 +7,7 @@ import numba
 import numpy as np
 import torch
 
+from gnnscale.core.compiled import compiled
 from gnnscale.core.ops.adjacency import Adjacency
 
 REPEATS = 7
@@ -14,7 +15,7 @@ COPIED = 2**24
 """Floats of the array that is copied: 64 MiB, beyond any cache of this class of machine."""
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _visit(indices, x, out):
     """Read the rows ``indices`` [E] of ``x`` [n, D] and add them up, one sum per piece of work."""
     pieces = len(out)

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from gnnscale.core import ops
+from gnnscale.core.compiled import compiled
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.dropout import dropout
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _take(indptr, indices, values, rows):
     """CSR rows, in the order asked for."""
     starts = np.zeros(len(rows) + 1, np.int64)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from gnnscale.core.compiled import compiled
 from gnnscale.core.data import GraphData, Task
 from gnnscale.core.errors import UsageError
 from gnnscale.core.ops.adjacency import Adjacency
@@ -31,7 +32,7 @@ M1, M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 S30, S27, S31, S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _hash(word, counter):
     """Output ``counter`` of splitmix64 started at ``word`` (Steele et al., OOPSLA 2014)."""
     z = word + (np.uint64(counter) + np.uint64(1)) * GOLDEN
@@ -40,13 +41,13 @@ def _hash(word, counter):
     return z ^ (z >> S31)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _uniform(word, counter):
     """Draw a number in [0, 1)."""
     return np.float64(_hash(word, counter) >> S11) * 2.0**-53
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _weights(word, power, out):
     """Pareto weights u^-power, u uniform in (1/N, 1]: truncated where one node would lie beyond."""
     least = 1.0 / len(out)
@@ -54,7 +55,7 @@ def _weights(word, power, out):
         out[i] = (1.0 - (1.0 - least) * _uniform(word, i)) ** -power
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _alias(weight, starts, keep, other):
     """One alias table per class (Vose, IEEE TSE 1991): slot i stands for itself or ``other[i]``."""
     for c in range(len(starts) - 1):
@@ -85,14 +86,14 @@ def _alias(weight, starts, keep, other):
             keep[stack[at]] = 1.0
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _pick(u, start, end, keep, other):
     at = u * (end - start)
     i = min(start + np.int64(at), end - 1)
     return i if at - np.floor(at) < keep[i] else other[i]
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _draw(word, within, share, starts, keep, other, ids, src, dst):
     """Edge k joins two nodes drawn by weight; of one class if ``within``, else of two classes."""
     for k in numba.prange(len(src)):
@@ -107,7 +108,7 @@ def _draw(word, within, share, starts, keep, other, ids, src, dst):
         src[k], dst[k] = ids[i], ids[j]
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _same(indptr, indices, y):
     """Directed edges that join nodes of one class."""
     count = 0
@@ -119,7 +120,7 @@ def _same(indptr, indices, y):
     return count
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _features(word, mean, y, x):
     """x_i = mean of the class + standard normal noise (Box & Muller 1958)."""
     size = x.shape[1]

@@ -1,16 +1,16 @@
 """Bipartite blocks: some destinations with all of their in-edges, compiled."""
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from gnnscale.core.compiled import compiled
 from gnnscale.core.hop import Hop
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.graph.induce import scratch
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _block(indptr, indices, nodes, local):
     """Destinations first, then every other source in order of first appearance."""
     starts = np.zeros(len(nodes) + 1, np.int64)

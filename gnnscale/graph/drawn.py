@@ -7,13 +7,13 @@ the order of first appearance. A self-loop, if asked for, stands last in its row
 is never scaled. ``local`` [N] int32 is all -1 before and after.
 """
 
-import numba
 import numpy as np
 
+from gnnscale.core.compiled import compiled
 from gnnscale.graph.walk import below, draw, unit
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def choose(stream, d, k, replace, taken, edges):
     """Fill ``edges`` [k] with numbers in [0, d), all subsets alike (Floyd's algorithm).
 
@@ -32,7 +32,7 @@ def choose(stream, d, k, replace, taken, edges):
             taken[edges[i]] = False
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def relabel(indices, targets, starts, edges, local):
     """(columns, sources) of the rows of ``targets``, whose edges are given; loops are -1."""
     n = len(targets)
@@ -61,7 +61,7 @@ def relabel(indices, targets, starts, edges, local):
     return columns, sources[:found].copy()
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def neighbors(indptr, indices, targets, fanout, replace, loop, word, local):
     """``fanout`` in-edges of every target, all subsets of them alike; -1: all.
 
@@ -100,7 +100,7 @@ def neighbors(indptr, indices, targets, fanout, replace, loop, word, local):
 # -- nodes drawn for a whole layer ----------------------------------------------------------------
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def squares(indptr, indices, targets, src, dst, weight, without, local):
     """The in-neighbours v of ``targets`` and, for each, sum over targets i of L_iv^2.
 
@@ -142,7 +142,7 @@ def squares(indptr, indices, targets, src, dst, weight, without, local):
     return nodes[:found].copy(), sums[:found].copy()
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def races(mass, names, word):
     """Exponential arrival times -log(u_v) / mass_v: the s earliest are s draws without replacement.
 
@@ -155,7 +155,7 @@ def races(mass, names, word):
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def units(word, n):
     """The first ``n`` numbers of a stream."""
     out = np.empty(n)
@@ -164,7 +164,7 @@ def units(word, n):
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def among(indptr, indices, targets, nodes, gain, own, loop, local):
     """The in-edges of ``targets`` that come from drawn nodes, with the gains of these as scale.
 

@@ -4,11 +4,11 @@ A set of subgraphs is (starts [n + 1], members [sum of sizes]): subgraph b holds
 members[starts[b] : starts[b + 1]], its root first. A node may be in any number of them.
 """
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from gnnscale.core.compiled import compiled
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.graph.induce import scratch
 from gnnscale.graph.push import Ranks
@@ -18,7 +18,7 @@ FARTHEST = 5
 """The largest distance that has a code of its own."""
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _grown(array, size):
     """``array`` with room for ``size`` entries at least."""
     if size <= len(array):
@@ -28,7 +28,7 @@ def _grown(array, size):
     return more
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _khop(indptr, indices, roots, depth, budget, word, local):
     """Sets of nodes; ``local`` [N] int32 is all -1 before and after."""
     starts = np.zeros(len(roots) + 1, np.int64)
@@ -79,7 +79,7 @@ def khop(
     return torch.from_numpy(starts), torch.from_numpy(members)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _choose(roots, indptr, nodes, scores, k, threshold):
     starts = np.zeros(len(roots) + 1, np.int64)
     members = np.empty(len(nodes) + len(roots), np.int32)
@@ -110,7 +110,7 @@ def best(roots: Tensor, ranks: Ranks, k: int, threshold: float) -> tuple[Tensor,
     return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _some(starts, members, rows):
     found = np.zeros(len(rows) + 1, np.int64)
     for i in range(len(rows)):
@@ -127,7 +127,7 @@ def some(starts: Tensor, members: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]
     return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _isolate(indptr, indices, starts, members, drop, word, local):
     """One block per subgraph; ``local`` [N] int32 is all -1 before and after."""
     rows = np.zeros(len(members) + 1, np.int64)
@@ -173,7 +173,7 @@ def isolate(
     return Adjacency(indptr, indices, len(members), edges)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _distances(indptr, indices, starts, codes, queue):
     for b in range(len(starts) - 1):
         if starts[b] == starts[b + 1]:

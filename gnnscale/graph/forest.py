@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gnnscale.core.compiled import compiled
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.graph.induce import scratch
 from gnnscale.graph.walk import below, draw, unit
@@ -19,7 +20,7 @@ TRIES = 32
 """Rejected proposals after which a biased successor is drawn from the tabulated distribution."""
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _order(indptr, indices, columns, places):
     for i in numba.prange(len(indptr) - 1):
         first, last = indptr[i], indptr[i + 1]
@@ -29,7 +30,7 @@ def _order(indptr, indices, columns, places):
             places[first + k] = first + order[k]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _find(indptr, columns, i, j):
     """The first place of ``j`` in row i of ascending columns, or that of the next larger one."""
     low, high = indptr[i], indptr[i + 1]
@@ -42,13 +43,13 @@ def _find(indptr, columns, i, j):
     return low
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _has(indptr, columns, i, j):
     at = _find(indptr, columns, i, j)
     return at < indptr[i + 1] and columns[at] == j
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _reverse(indptr, columns, places, out):
     """The n-th edge from j to i is the reverse of the n-th from i to j; -1 where there is none."""
     for i in numba.prange(len(indptr) - 1):
@@ -59,7 +60,7 @@ def _reverse(indptr, columns, places, out):
             out[places[at]] = places[back] if found else -1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _weight(indptr, columns, path, x, bias, p, q):
     """Unnormalised weight of the step from the end of ``path`` to ``x``.
 
@@ -76,7 +77,7 @@ def _weight(indptr, columns, path, x, bias, p, q):
     return 1.0 if _has(indptr, columns, path[-2], x) else 1 / q
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _biased(indptr, columns, path, bias, p, q, stream):
     """The place of a successor of the end of ``path``, which has one: by rejection, and after
     ``TRIES`` rejections from the tabulated distribution, which leaves the distribution as it is.
@@ -99,7 +100,7 @@ def _biased(indptr, columns, path, bias, p, q, stream):
     return first + min(k, d - 1)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _forest(indptr, columns, places, seeds, fanouts, bias, p, q, word):
     """(nodes, edges) of all levels, one behind the other; the edge of a root or a stay is -1."""
     starts = np.zeros(len(fanouts) + 2, np.int64)  # where each level starts
@@ -169,7 +170,7 @@ class Forests:
         return torch.from_numpy(out)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _distinct(values):
     """Ascending, each once; ``values`` is sorted in place."""
     values.sort()
@@ -181,7 +182,7 @@ def _distinct(values):
     return values[:n].copy()
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _touched(indptr, indices, nodes, edges, reverse, local):
     """(nodes, indptr, indices, edges) of the sampled graph; ``local`` [N] is -1 before and after.
 
@@ -230,7 +231,7 @@ def touched(
     return ids.long(), Adjacency(starts, columns, len(ids), kept)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _tree(starts, fanouts, edges, loop):
     indptr = np.zeros(starts[-2] + 1, np.int64)
     columns = np.empty(len(edges) - starts[1] + loop * starts[-2], np.int32)

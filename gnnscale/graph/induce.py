@@ -2,17 +2,17 @@
 
 import threading
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from gnnscale.core.compiled import compiled
 from gnnscale.core.ops.adjacency import Adjacency
 
 _scratch = threading.local()
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _induce(indptr, indices, nodes, local):
     """Rows and columns of ``nodes``; ``local`` [n_src] int32 is all -1 before and after."""
     for i in range(len(nodes)):

@@ -13,6 +13,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from gnnscale.core.compiled import compiled
 from gnnscale.core.data import GraphData
 from gnnscale.core.hop import Hop, Need
 from gnnscale.core.ops.adjacency import Adjacency
@@ -59,7 +60,7 @@ def diffusion(step: Operator, alpha: float, tolerance: float) -> Operator:
     return apply
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _triangles(indptr, indices, out_ptr, out_indices, marks):
     """Per edge j -> i, how many k have j -> k -> i, none of the three the same node."""
     count = np.zeros(len(indices), np.int64)

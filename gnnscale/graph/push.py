@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gnnscale.core.compiled import compiled
 from gnnscale.core.errors import UsageError
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.graph.norm import degrees as strengths
@@ -32,14 +33,14 @@ SLOTS = 1024
 TINY = np.finfo(np.float64).tiny
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _longer(array, size):
     more = np.empty(size, array.dtype)
     more[: len(array)] = array
     return more
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _one(
     indptr, indices, weight, degree, s, alpha, eps, kept, stay, local,
     nodes, p, state, now, then, held,
@@ -107,7 +108,7 @@ def _one(
     return touched, nodes, p, state, now, then, held
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _best(nodes, p, out, score):
     """How many of the largest positive scores, falling, ties by node, ``out`` [k] has now."""
     k, found = len(out), 0
@@ -133,7 +134,7 @@ def _best(nodes, p, out, score):
     return found
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _some(
     indptr, indices, weight, degree, sources, alpha, eps, kept, stay, part, parts, out, score, facts
 ):  # fmt: skip
@@ -153,7 +154,7 @@ def _some(
         facts[i, 0] = _best(nodes[:touched], p[:touched], out[i], score[i])
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _all(
     indptr, indices, weight, degree, sources, alpha, eps, kept, stay, parts, out, score, facts
 ):  # fmt: skip

@@ -5,13 +5,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gnnscale.core.compiled import compiled
 from gnnscale.core.ops.adjacency import Adjacency
 
 MOST_NODES = 2**30
 """Rows hold 2 * neighbour + direction in 32 bits while they are sorted."""
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _scatter(src, dst, nodes):
     """Unsorted rows of 2 j + b for both directions of every edge; b = 0 where j -> i was given."""
     indptr = np.zeros(nodes + 1, np.int64)
@@ -36,7 +37,7 @@ def _scatter(src, dst, nodes):
     return indptr, rows, loops
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _sort(indptr, rows, kept):
     """Sort every row and move its distinct neighbours to the front; how many edges were distinct.
 
@@ -60,7 +61,7 @@ def _sort(indptr, rows, kept):
     return distinct
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _compact(loose, rows, indptr, indices):
     for i in numba.prange(len(indptr) - 1):
         for at in range(indptr[i + 1] - indptr[i]):

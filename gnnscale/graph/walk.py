@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gnnscale.core.compiled import compiled
+
 STEP = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -31,7 +33,7 @@ def take(table: Tensor, at: Tensor) -> Tensor:
     return torch.from_numpy(np.take(table.numpy(), at.numpy(), axis=0))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def draw(stream, i):
     """The i-th 64-bit word of a stream (i >= 0); also stream i of a key word."""
     z = stream + (np.uint64(i) + np.uint64(1)) * STEP
@@ -40,19 +42,19 @@ def draw(stream, i):
     return z ^ (z >> np.uint64(31))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def unit(stream, i):
     """The i-th draw of a stream as a number in [0, 1), of 53 bits."""
     return np.float64(draw(stream, i) >> np.uint64(11)) * UNIT
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def below(stream, i, n):
     """The i-th draw of a stream as a whole number in [0, n); unequal by less than n / 2^53."""
     return np.int64(unit(stream, i) * n)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def walk(indptr, indices, roots, length, stream, out):
     """``roots`` uniform nodes, then ``length`` uniform steps; a node without in-edges stays put.
 
@@ -67,14 +69,14 @@ def walk(indptr, indices, roots, length, stream, out):
         out[i] = indices[indptr[v] + below(stream, i, d)] if d > 0 else v
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def walk_pool(indptr, indices, roots, length, word, first, out):
     """Row b of ``out`` is the walk of subgraph first + b."""
     for b in numba.prange(len(out)):
         walk(indptr, indices, roots, length, draw(word, first + b), out[b])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def alias(weight):
     """Tables for drawing i with probability weight_i / sum in constant time (Vose 1991)."""
     n = len(weight)
@@ -103,7 +105,7 @@ def alias(weight):
     return keep, other
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def pick(keep, other, stream, out):
     """Draws with replacement from the distribution that ``alias`` tabulated; out [draws]."""
     for i in range(len(out)):
@@ -112,14 +114,14 @@ def pick(keep, other, stream, out):
         out[i] = j if u - j < keep[j] else other[j]
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def pick_pool(keep, other, word, first, out):
     """Row b of ``out`` is the draw of subgraph first + b."""
     for b in numba.prange(len(out)):
         pick(keep, other, draw(word, first + b), out[b])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def pairs(indptr, indices, rows, stream, out):
     """Both ends of drawn edges: a uniform target among ``rows``, then a uniform in-edge of it.
 
@@ -131,14 +133,14 @@ def pairs(indptr, indices, rows, stream, out):
         out[i + 1] = indices[indptr[v] + below(stream, i + 1, indptr[v + 1] - indptr[v])]
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def pairs_pool(indptr, indices, rows, word, first, out):
     """Row b of ``out`` is the draw of subgraph first + b."""
     for b in numba.prange(len(out)):
         pairs(indptr, indices, rows, draw(word, first + b), out[b])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def frontier(indptr, indices, size, clip, stream, out):
     """A frontier of uniform nodes; at each step one, chosen by degree, moves to a neighbour.
 
@@ -184,14 +186,14 @@ def frontier(indptr, indices, size, clip, stream, out):
             at += at & -at
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def frontier_pool(indptr, indices, size, clip, word, first, out):
     """Row b of ``out`` is the draw of subgraph first + b."""
     for b in numba.prange(len(out)):
         frontier(indptr, indices, size, clip, draw(word, first + b), out[b])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def mark(out, marks, total, limit):
     """Set bit b of marks[v] for every v in row b, until more than ``limit`` nodes are marked.
 
@@ -208,7 +210,7 @@ def mark(out, marks, total, limit):
     return len(out), total
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _ones(z):
     """Number of set bits of a 64-bit word."""
     z = z - ((z >> np.uint64(1)) & np.uint64(0x5555555555555555))
@@ -217,7 +219,7 @@ def _ones(z):
     return np.int32((z * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def count(indptr, indices, marks, nodes, edges):
     """Add to ``nodes`` [N] and ``edges`` [E] in how many marked subgraphs each of them lies.
 
@@ -234,7 +236,7 @@ def count(indptr, indices, marks, nodes, edges):
                 edges[e] += _ones(mine & marks[indices[e]])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def correction(indptr, edges, c_v, c_e):
     """1 / alpha = clip(c_v / max(c_e, 1), ``UNSEEN``, ``CLIP``) per edge; c_v of the target.
 

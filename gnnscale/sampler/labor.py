@@ -8,10 +8,10 @@ weights scale what is kept and don't alter which edges are.
 
 from typing import Literal
 
-import numba
 import numpy as np
 from torch import Tensor
 
+from gnnscale.core.compiled import compiled
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Hop
 from gnnscale.core.values import Count
@@ -25,7 +25,7 @@ CONVERGED = 1e-4
 MOST_ROUNDS = 50
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def solve(pi, k):
     """The c of one row with (1 / d^2) sum_t 1 / min(1, c pi_t) = 1 / k, for d = len(pi) > k.
 
@@ -44,7 +44,7 @@ def solve(pi, k):
     return 1.0 / order[d - 1]  # not reached but by rounding: everything is clamped
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def importances(indptr, indices, targets, k, rounds, local):
     """(pi by edge of the targets' rows, c by target) after ``rounds`` of sec. 3's iteration.
 
@@ -95,7 +95,7 @@ def importances(indptr, indices, targets, k, rounds, local):
     return pi[column], c
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _block(indptr, indices, targets, k, rounds, hajek, loop, word, local):
     """A block as in ``graph.drawn``; its scale is per edge if ``rounds`` or ``loop``, else per row.
 

@@ -2,15 +2,15 @@
 
 from functools import cached_property
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from gnnscale.core.compiled import compiled
 from gnnscale.core.host import dgl
 
 
-@numba.njit(cache=True)
+@compiled()
 def _transpose(indptr, indices, n_src):
     """Counting sort of the edges by source; stable, so rows come out ascending."""
     starts = np.zeros(n_src + 1, np.int64)

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gnnscale.core.compiled import compiled
+
 STEPS = 1 << 32
 CHUNK = 1 << 16
 
@@ -24,7 +26,7 @@ def _mix(z):
     return z ^ (z >> np.uint64(31))
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _drop(x, key, dropped, scale, out):
     for chunk in numba.prange((len(x) + CHUNK - 1) // CHUNK):
         word = _mix(key + np.uint64(chunk) * np.uint64(0x9E3779B97F4A7C15))

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gnnscale.core.compiled import compiled
 from gnnscale.core.ops.adjacency import Adjacency
 
 DEVICES = ("cpu",)
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _sum(indptr, indices, x, out):
     for i in numba.prange(len(indptr) - 1):
         for e in range(indptr[i], indptr[i + 1]):
@@ -23,7 +24,7 @@ def _sum(indptr, indices, x, out):
                 out[i, d] += x[j, d]
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _weighted_sum(indptr, indices, x, w, out):
     heads = x.shape[1]
     for i in numba.prange(len(indptr) - 1):
@@ -35,7 +36,7 @@ def _weighted_sum(indptr, indices, x, w, out):
                     out[i, h, d] += a * x[j, h, d]
 
 
-@numba.njit(parallel=True, cache=True, nogil=True, fastmath={"reassoc"})
+@compiled(parallel=True, fastmath={"reassoc"})
 def _dot(indptr, indices, y, x, out):
     for i in numba.prange(len(indptr) - 1):
         for e in range(indptr[i], indptr[i + 1]):
@@ -47,7 +48,7 @@ def _dot(indptr, indices, y, x, out):
                 out[e, h] = a
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _largest(indptr, indices, x, sign, out, arg):
     for i in numba.prange(len(indptr) - 1):
         for e in range(indptr[i], indptr[i + 1]):
@@ -58,7 +59,7 @@ def _largest(indptr, indices, x, sign, out, arg):
                     arg[i, d] = e
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _largest_back(indptr, indices, edges, g, arg, out):
     for j in numba.prange(len(indptr) - 1):
         for k in range(indptr[j], indptr[j + 1]):
@@ -68,7 +69,7 @@ def _largest_back(indptr, indices, edges, g, arg, out):
                     out[j, d] += g[i, d]
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _softmax(indptr, e, out):
     for i in numba.prange(len(indptr) - 1):
         for h in range(e.shape[1]):
@@ -83,7 +84,7 @@ def _softmax(indptr, e, out):
                 out[k, h] /= total
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@compiled(parallel=True)
 def _softmax_back(indptr, s, g, out):
     for i in numba.prange(len(indptr) - 1):
         for h in range(s.shape[1]):

@@ -1,0 +1,68 @@
+"""Compiled functions whose cache survives kills, concurrent processes and changed sources.
+
+numba's own cache names machine code by a running number and writes the index before the code. After
+a source has changed, a process that is killed between the two leaves an index that points to the
+code of another version, and every later process jumps into it; two processes that compile at once
+can give one number to two signatures. A function called from another file may change without the
+caller's being compiled anew. Hence: names carry a sum over all our sources, and savers take turns.
+"""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+from filelock import FileLock
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """``numba.njit`` without the interpreter's lock, kept on disk; ``options`` are numba's."""
+
+    def compile_(function: Callable[..., Any]) -> Any:
+        dispatcher = numba.njit(nogil=True, **options)(function)
+        if not numba.config.DISABLE_JIT:
+            dispatcher._cache = Cache(function)
+        return dispatcher
+
+    return compile_
+
+
+@cache
+def sources() -> str:
+    """A sum over every file of the package that compiles something."""
+    total = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        content = path.read_bytes()
+        if b"compiled" in content:
+            total.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + content)
+    return total.hexdigest()
+
+
+class Cache(FunctionCache):
+    """numba's cache of one function, under names that no other version has."""
+
+    def __init__(self, function: Callable[..., Any]):
+        super().__init__(function)
+        own = Path(function.__code__.co_filename)
+        content = own.read_bytes() if own.is_file() else b""
+        stamp = hashlib.sha256(sources().encode() + content).hexdigest()[:16]
+        self.base = self._impl.filename_base
+        self.stamp = stamp
+        self._cache_file = IndexDataCacheFile(self._cache_path, f"{self.base}.{stamp}", stamp)
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """One process at a time; what other versions have left is removed."""
+        self._impl.locator.ensure_cache_path()
+        place = Path(self._cache_path)
+        with FileLock(place / "compiled.lock"):
+            for left in place.glob(f"{self.base}.*"):
+                if self.stamp not in left.name and left.suffix in (".nbi", ".nbc"):
+                    with suppress(FileNotFoundError):
+                        left.unlink()
+            super().save_overload(sig, data)

@@ -1,0 +1,113 @@
+import os
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+
+from gnnscale.core import compiled as module
+from gnnscale.core.compiled import Cache, compiled
+
+MODULE = """
+import numpy as np
+from gnnscale.core.compiled import compiled
+
+@compiled()
+def twice(x):
+    return {what}
+
+if __name__ == "__main__":
+    import sys
+    kinds = {{"int": 3, "float": 1.5, "row": np.ones(2)}}
+    print(twice(kinds[sys.argv[1]]), len(twice._cache_hits))
+"""
+
+
+def run(path, kind):
+    done = subprocess.run(
+        [sys.executable, str(path), kind], capture_output=True, text=True, check=True,
+        env={**os.environ, "NUMBA_CACHE_DIR": str(path.parent / "cache")},
+    )  # fmt: skip
+    value, hits = done.stdout.rsplit(None, 1)
+    return value, int(hits)
+
+
+def stored(path, ending):
+    return sorted((path.parent / "cache").rglob(f"*{ending}"))
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(MODULE.format(what="x + x"))
+    return path
+
+
+def test_it_is_kept_and_found_again(script):
+    assert run(script, "int") == ("6", 0)
+    assert run(script, "int") == ("6", 1)
+    assert run(script, "float") == ("3.0", 0)
+    assert len(stored(script, ".nbc")) == 2
+
+
+def test_a_changed_source_never_meets_old_code(script):
+    run(script, "int")
+    (old,) = stored(script, ".nbc")
+    script.write_text(MODULE.format(what="x * 3"))
+    assert run(script, "int") == ("9", 0)
+    (new,) = stored(script, ".nbc")
+    assert new.name != old.name  # what another version has left is removed
+
+
+def test_killed_between_index_and_code_then_compiled_again(script):
+    """numba writes the index first; the number in it then leads to nothing, never to other code."""
+    run(script, "int")
+    for code in stored(script, ".nbc"):
+        code.unlink()
+    assert run(script, "int") == ("6", 0)
+    assert run(script, "int") == ("6", 1)
+
+
+def test_processes_that_compile_at_once_get_names_of_their_own(script):
+    kinds = ["int", "float", "row"] * 2
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(script.parent / "cache")}
+    running = [
+        subprocess.Popen([sys.executable, str(script), kind], env=environment,
+                         stdout=subprocess.PIPE, text=True)
+        for kind in kinds
+    ]  # fmt: skip
+    assert all(process.communicate() and process.returncode == 0 for process in running)
+    assert len(stored(script, ".nbc")) == 3
+    for kind, value in (("int", "6"), ("float", "3.0"), ("row", "[2. 2.]")):
+        assert run(script, kind) == (value, 1)
+
+
+def test_one_file_that_compiles_changes_every_name(monkeypatch, tmp_path):
+    def function(x):
+        return x
+
+    before = Cache(function).stamp
+    assert Cache(function).stamp == before
+    (tmp_path / "other.py").write_text("@compiled()")
+    monkeypatch.setattr(module, "PACKAGE", tmp_path)
+    module.sources.cache_clear()
+    try:
+        assert Cache(function).stamp != before
+    finally:
+        monkeypatch.undo()
+        module.sources.cache_clear()
+    assert Cache(function).stamp == before
+
+
+def test_it_is_numba_s_njit():
+    @compiled(parallel=True)
+    def total(x):
+        s = 0.0
+        for k in numba.prange(len(x)):
+            s += x[k]
+        return s
+
+    assert total(np.arange(5.0)) == 10
+    assert total.targetoptions["nogil"]
+    assert total.targetoptions["parallel"]
