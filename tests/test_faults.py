@@ -54,7 +54,7 @@ for k in range(kills):
     pid = start(folder)
     if k % 5:  # within the epoch behind a random one
         until = draw.randrange(1, EPOCHS - 2)
-        while not (lines.exists() and lines.read_text().count("\n") >= until):
+        while not (lines.exists() and lines.read_bytes().count(10) >= until):
             time.sleep(0.001)
         time.sleep(draw.random() * epoch)
     else:  # any moment, most of them before the first epoch
