@@ -4,14 +4,17 @@ import pytest
 import torch
 from torch import nn
 
+from gnnscale.architecture.cluster_gcn import ClusterGCN
 from gnnscale.architecture.egc import EGC
 from gnnscale.architecture.gat import GAT
 from gnnscale.architecture.gcn import GCN
 from gnnscale.architecture.gin import GIN
+from gnnscale.architecture.high_order import HighOrder
 from gnnscale.architecture.lgcn import LGCN
 from gnnscale.architecture.mlp import MLP
 from gnnscale.architecture.sage import SAGE
 from gnnscale.architecture.sgc import SGC
+from gnnscale.architecture.shadow_gnn import ShadowGNN
 from gnnscale.binding import resolve
 from gnnscale.catalog import Catalog
 from gnnscale.core.data import Shape
@@ -34,6 +37,9 @@ MODELS = {
     "gat": lambda s: GAT(s, hidden=8, heads=4, out_heads=2, depth=3),
     "gin": lambda s: GIN(s, hidden=8),
     "sgc": lambda s: SGC(s, depth=3),
+    "high_order": lambda s: HighOrder(s, hidden=8, orders=[1, 0, 1]),
+    "cluster_gcn": lambda s: ClusterGCN(s, hidden=8),
+    "shadow_gnn": lambda s: ShadowGNN(s, hidden=8),
     "egc_s": lambda s: EGC(s, hidden=8, heads=4),
     "egc_m": lambda s: EGC(s, hidden=8, heads=4, bases=4, aggregators=EGC_M),
     "egc_all": lambda s: EGC(s, hidden=8, heads=2, aggregators=EGC_M, self_loops="all"),
