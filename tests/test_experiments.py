@@ -17,19 +17,53 @@ def preset(name: str, *overrides: str) -> tuple[dict, dict]:
     return compose.compose([f"experiment={name}", *overrides], CATALOG)
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_valid_and_trains_on_a_toy_graph(name, tmp_path):
-    config, choices = preset(name)
-    checked = compose.check(config, choices, CATALOG)
+def kind(name: str) -> tuple:
+    """What a preset chooses, which keys it sets, and to which words: all but data and numbers."""
+    content = CATALOG.options("experiment")[name].content
+
+    def leaves(value, path=()):
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from leaves(inner, (*path, key))
+        else:
+            yield path, value if isinstance(value, str | bool) else None
+
+    picked = [str(choice) for choice in content["defaults"] if "/dataset" not in str(choice)]
+    set_ = {group: v for group, v in content.items() if group not in ("defaults", "dataset")}
+    return tuple(sorted(picked)), tuple(sorted(leaves(set_), key=str))
+
+
+def first_of_each_kind() -> list:
+    """Every preset; those that differ from an earlier one in data and numbers only are slow."""
+    met, found = set(), []
+    for name in PRESETS:
+        found.append(pytest.param(name, marks=pytest.mark.slow) if kind(name) in met else name)
+        met.add(kind(name))
+    return found
+
+
+def on_a_toy(config: dict, choices: dict) -> compose.Plan:
     toy, _ = configuration(TOY, dataset="synthetic")
-    config["dataset"], choices["dataset"] = toy["dataset"], "synthetic"
-    config["trainer"]["epochs"], config["seeds"] = 1, 1
+    config, choices = {**config, "dataset": toy["dataset"]}, {**choices, "dataset": "synthetic"}
+    config["trainer"], config["seeds"] = {**config["trainer"], "epochs": 1}, 1
     for key in {"parts", "batch_parts"} & set(config["sampler"]):  # no more than it has nodes
         config["sampler"][key] = min(config["sampler"][key], config["dataset"]["nodes"])
-    (record,) = train(compose.check(config, choices, CATALOG), tmp_path)
+    return compose.check(config, choices, CATALOG)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_valid(name):
+    config, choices = preset(name)
+    assert compose.check(config, choices, CATALOG).one("dataset").option
+    on_a_toy(config, choices)
+
+
+@pytest.mark.parametrize("name", first_of_each_kind())
+def test_a_preset_of_every_kind_trains_on_a_toy_graph(name, tmp_path):
+    config, choices = preset(name)
+    (record,) = train(on_a_toy(config, choices), tmp_path)
     each = config["architecture"]["depth"] if choices["recipe"] == "layerwise" else 1
     assert record.time_s["epochs"] == each
-    assert checked.one("dataset").option
 
 
 def mean_test(config: dict, choices: dict, folder: Path, seeds: int = 10) -> float:
