@@ -29,7 +29,7 @@ for set in "$@"; do
     coauthor_cs) n=18333 ;;
     squirrel) n=5201 ;;
     synthetic) n=200000 seeds=1 full=200 epochs=20 extra="dataset.nodes=200000 dataset.degree=20 dataset.train=0.5" ;;
-    arxiv_2023) n=46198 seeds=1 full=200 epochs=20 ;;
+    arxiv_2023) n=33868 seeds=1 full=200 epochs=20 ;;
     *) echo "$set: no budget is set for it; valid: amazon_photo coauthor_cs squirrel synthetic arxiv_2023"; exit 2 ;;
     esac
     ten=$((n / 10))
