@@ -26,7 +26,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def compile_(function: Callable[..., Any]) -> Any:
         dispatcher = numba.njit(nogil=True, **options)(function)
-        if not numba.config.DISABLE_JIT:
+        if hasattr(dispatcher, "enable_caching"):  # not with NUMBA_DISABLE_JIT
             dispatcher._cache = Cache(function)
         return dispatcher
 
