@@ -1,6 +1,5 @@
 """Rows as child processes, some at a time; a kill at any moment loses the epoch in progress."""
 
-import fcntl
 import logging
 import os
 import signal
@@ -13,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from gnnscale.core.lock import held
+
 log = logging.getLogger("gnnscale")
 
 POLL_S = 0.1
-LOCK = ".lock"
-"""The file that a training process holds locked in its run folder."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def run(jobs: Sequence[Job], at_once: int) -> tuple[dict[str, int], bool]:
     with _interrupts() as seen:
         while running or (waiting and not stopped):
             while waiting and not stopped and len(running) < at_once:
-                job = next((j for j in waiting if not busy(j.folder)), None)
+                job = next((j for j in waiting if not held(j.folder)), None)
                 if job is None:
                     if not told:
                         log.info("%s: another process trains there; waiting", waiting[0].name)
@@ -72,21 +71,6 @@ def run(jobs: Sequence[Job], at_once: int) -> tuple[dict[str, int], bool]:
                 running.remove(one)
                 codes[one.job.name] = _finish(one)
     return codes, stopped
-
-
-def busy(folder: Path) -> bool:
-    """Whether another process is training into a run folder."""
-    try:
-        handle = os.open(folder / LOCK, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-    return False
 
 
 def shares(cores: Sequence[int], at_once: int) -> list[list[int]]:

@@ -11,6 +11,7 @@ import time
 import pytest
 from toys import TABLE, write
 
+from gnnscale.core.lock import LOCK, held
 from gnnscale.reproduce import driver
 from gnnscale.reproduce.driver import Job
 
@@ -175,10 +176,10 @@ def test_a_folder_in_which_another_process_trains_is_waited_for(jobs, tmp_path):
 
     (first, second) = jobs("print('test a')", "print('test b')")
     first.folder.mkdir()
-    holder = os.open(first.folder / driver.LOCK, os.O_RDWR | os.O_CREAT)
+    holder = os.open(first.folder / LOCK, os.O_RDWR | os.O_CREAT)
     fcntl.flock(holder, fcntl.LOCK_EX)
-    assert driver.busy(first.folder)
-    assert not driver.busy(second.folder)
+    assert held(first.folder)
+    assert not held(second.folder)
     order = []
     real = driver._finish
 
