@@ -125,7 +125,7 @@ def predict(
     run = compose.build(plan, seed, where, shape=Shape(about["features"], about["classes"]))
     same_schema(run.data, record)
     run.restore(where)
-    everyone = torch.arange(run.data.nodes)
+    everyone = torch.arange(run.data.items)
     logits = run.inference(run.model, run.data, everyone, run.device).float().cpu()
     _write(run.data, logits, about["kind"], about["facts"].get("classes"), target)
     return target
@@ -174,8 +174,8 @@ def _write(
     import pandas as pd
 
     classes = [str(n) for n in names] if names else [str(c) for c in range(logits.shape[1])]
-    ids = np.arange(data.nodes) if data.names is None else np.asarray(data.names)
-    split = np.full(data.nodes, "", object)
+    ids = np.arange(data.items) if data.names is None else np.asarray(data.names)
+    split = np.full(data.items, "", object)
     for name, rows in data.splits.items():
         split[rows.numpy()] = name
     if kind == "single":

@@ -18,6 +18,7 @@ from gnnscale.compose import Plan, build, check, stages
 from gnnscale.core.environment import revision, versions
 from gnnscale.core.errors import UsageError
 from gnnscale.core.lock import LOCK, locked
+from gnnscale.core.metrics import scale_of, told
 from gnnscale.core.record import Record, sweep, write_bytes, write_json
 from gnnscale.train.loop import Run
 
@@ -184,14 +185,15 @@ def load_plan(folder: Path, catalog: Catalog | None = None, trusted=frozenset())
 
 
 def summary(records: Sequence[Record]) -> str:
-    """Mean, sample standard deviation, n and seeds of the test score, in percent."""
+    """Mean, sample standard deviation, n and seeds of the test score, as it is usually told."""
     name = records[0].metric["name"]
-    scores = [100 * r.metric["test"] for r in records]
+    scale = scale_of(name)
+    scores = [scale * r.metric["test"] for r in records]
     seeds = [r.seed for r in records]
     if len(scores) == 1:
-        return f"test {name} {scores[0]:.2f} (seed {seeds[0]}, n = 1)"
-    mean, std = statistics.mean(scores), statistics.stdev(scores)
-    return f"test {name} {mean:.2f} ± {std:.2f} (n = {len(scores)}, seeds {_ranges(seeds)})"
+        return f"test {name} {told(name, scores[0])} (seed {seeds[0]}, n = 1)"
+    mean, std = (told(name, s) for s in (statistics.mean(scores), statistics.stdev(scores)))
+    return f"test {name} {mean} ± {std} (n = {len(scores)}, seeds {_ranges(seeds)})"
 
 
 def _ranges(seeds: Sequence[int]) -> str:

@@ -2,8 +2,9 @@
 
 usage: scripts/bench_memory.py GNNSCALE OUT     a second call goes on with what is missing
 
-Every figure is the VmHWM of a fresh process of ``gnnscale bench``. Batches hold about 1,000 nodes
-whatever the graph: parts grow with it. Prints the two tables of docs/benchmarks/sampling.md.
+Every figure is the VmHWM of a fresh process of ``gnnscale bench``: of its loading, of all it does
+(METIS, pools and tables included), and of two steps once all is prepared. Batches hold about 1,000
+nodes whatever the graph: parts grow with it. Prints the two tables of docs/benchmarks/sampling.md.
 """
 
 import json
@@ -54,19 +55,21 @@ def measured(gnnscale: str, out: Path, name: str, words: list[str]) -> dict:
 
 
 def row(found: dict) -> list[float]:
-    """MiB: data, loaded, peak of a step, the difference, histories; p50 ms of a step."""
+    """MiB: data, peaks of loading, of all, of steps alone; histories; p50 ms of a step."""
     memory = found["memory"]
-    load, step = memory["load"]["mib"], memory["step"]["mib"]
+    load, step = memory["load"]["mib"], memory["step"]
     held = memory["analytic_bytes"]
     resident = sum(held[k] for k in ("graph", "features", "labels")) / 2**20
     p50 = found["workloads"]["step"]["end2end"]["p50_ms"]
-    return [resident, load, step, step - load, held["history"] / 2**20, p50]
+    steps = step["request_mib"]
+    return [resident, load, step["mib"], steps, steps - load, held["history"] / 2**20, p50]
 
 
 def main() -> None:
     """Measure and print."""
     gnnscale, out = sys.argv[1], Path(sys.argv[2])
-    head = ["data MiB", "load MiB", "step MiB", "added MiB", "histories MiB", "step ms"]
+    head = ["data MiB", "load MiB", "peak MiB", "steps MiB", "steps - load MiB", "histories MiB",
+            "step ms"]  # fmt: skip
     lines = []
     for nodes in NODES:
         for name, words in methods(nodes).items():

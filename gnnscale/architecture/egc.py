@@ -1,17 +1,17 @@
 """Efficient graph convolution: shared bases, mixed per node and head."""
 
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from gnnscale.architecture._base import Model, divisible, glorot
+from gnnscale.architecture._base import divisible, glorot
+from gnnscale.architecture._stack import Norm, Stack
 from gnnscale.core.batch import Memo
-from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Hop, Need
 from gnnscale.core.site import Dense, Site
-from gnnscale.core.traits import Trait, traits
 from gnnscale.core.values import Count, Rate
 
 Aggregator = Literal["symadd", "add", "mean", "max", "min", "var", "std"]
@@ -60,61 +60,50 @@ class EGConv(nn.Module):
         return self.q_update(y + self.bias, hop)
 
 
-class EGC(Model):
+@dataclass(eq=False, repr=False)
+class EGC(Stack):
     """EGC-S (one aggregator) and EGC-M (several) networks.
 
     Tailor, Opolka, Lio & Lane, "Do We Need Anisotropic Graph Neural Networks?", ICLR 2022,
     arXiv:2104.01481. The paper's network: linear stem, blocks x + dropout(relu(bn(conv(x)))), head.
 
     Args:
-        shape: input and output sizes.
         heads: H, must divide hidden. bases: B. aggregators: of symadd, add, mean, max, min, var,
-            std. self_loops: symadd or all. Others: ``Model.stack``.
+            std. self_loops: symadd or all. Others: ``Stack``.
 
     Raises: UsageError if heads does not divide hidden, or if aggregators is empty or repeats one.
     """
 
-    gives = traits(Trait.LAYERS, Trait.LINEAR, Trait.SITES)
-    needs = (traits(Trait.HOPS),)
+    depth: Count = 3
+    dropout: Rate = 0.2
+    norm: Norm = "batch"
+    residual: bool = True
+    stem: bool = True
+    heads: Count = 8
+    bases: Count = 4
+    aggregators: list[Aggregator] = field(default_factory=lambda: ["symadd"])
+    self_loops: Literal["symadd", "all"] = "symadd"
 
     @classmethod
-    def declare(cls, **parameters: object):
-        """``linear`` only if every aggregator is."""
+    def linear(cls, **parameters: object) -> bool:
+        """Only if every aggregator is."""
         chosen = set(parameters.get("aggregators", ["symadd"]))  # type: ignore[call-overload]
-        linear = chosen <= {"symadd", "add", "mean"}
-        return (cls.gives if linear else cls.gives - {Trait.LINEAR}), cls.needs
+        return chosen <= {"symadd", "add", "mean"}
 
-    def __init__(
-        self,
-        shape: Shape,
-        hidden: Count = 64,
-        depth: Count = 3,
-        heads: Count = 8,
-        bases: Count = 4,
-        aggregators: list[Aggregator] = ("symadd",),  # type: ignore[assignment]
-        self_loops: Literal["symadd", "all"] = "symadd",
-        dropout: Rate = 0.2,
-        act: Literal["relu", "elu", "gelu"] = "relu",
-        norm: Literal["none", "batch", "layer"] = "batch",
-        residual: bool = True,
-        stem: bool = True,
-    ):
-        super().__init__()
-        if not aggregators or len(set(aggregators)) < len(aggregators):
+    def asks(self) -> Need:
+        """S for symadd, A for the others."""
+        names = self.aggregators
+        if not names or len(set(names)) < len(names):
             raise UsageError(
-                f"architecture.aggregators={list(aggregators)}: give at least one and none twice, "
+                f"architecture.aggregators={list(names)}: give at least one and none twice, "
                 "e.g. architecture.aggregators=[symadd,max,mean]"
             )
-        divisible("architecture.hidden", hidden, "architecture.heads", heads)
-        operator: Literal["sym", "none"] = "sym" if "symadd" in aggregators else "none"
+        divisible("architecture.hidden", self.hidden, "architecture.heads", self.heads)
+        operator: Literal["sym", "none"] = "sym" if "symadd" in names else "none"
         loops: Literal["diag", "edges", "none"] = "diag" if operator == "sym" else "none"
-        self.need = Need(depth, operator, "edges" if self_loops == "all" else loops)
-        names = tuple(aggregators)
+        return Need(self.depth, operator, "edges" if self.self_loops == "all" else loops)
 
-        def conv(d_in: int, d_out: int, last: bool) -> EGConv:
-            return EGConv(d_in, d_out, 1 if last else heads, bases, names)
-
-        self.stack(
-            shape, conv, hidden=hidden, depth=depth, dropout=dropout, act=act, norm=norm,
-            residual=residual, stem=stem,
-        )  # fmt: skip
+    def conv(self, d_in: int, d_out: int, last: bool) -> nn.Module:
+        """One layer's."""
+        heads = 1 if last else self.heads
+        return EGConv(d_in, d_out, heads, self.bases, tuple(self.aggregators))

@@ -1,14 +1,14 @@
 """Graph attention network."""
 
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gnnscale.architecture._base import Model, divisible, glorot
+from gnnscale.architecture._base import divisible, glorot
+from gnnscale.architecture._stack import Act, Stack
 from gnnscale.core.batch import Memo
-from gnnscale.core.data import Shape
 from gnnscale.core.hop import Hop, Need
 from gnnscale.core.ops.dropout import dropout
 from gnnscale.core.site import Site
@@ -58,46 +58,35 @@ class GATConv(nn.Module):
         return self.q_update(self.q_aggregate(out, hop) + self.bias, hop)
 
 
-class GAT(Model):
+@dataclass(eq=False, repr=False)
+class GAT(Stack):
     """Graph attention network (Velickovic et al., ICLR 2018, arXiv:1710.10903).
 
     The paper's "8 heads of 8" is hidden=64, heads=8. Sampled edges keep no correction: the softmax
     runs over the neighbours that are there.
 
     Args:
-        shape: input and output sizes.
-        hidden: width of all heads together. heads: of hidden layers. out_heads: of the last layer,
-            averaged. attention_dropout: rate on attention weights. Others: ``Model.stack``.
+        heads: of hidden layers; hidden is the width of all of them together. out_heads: of the last
+            layer without a stem, averaged. attention_dropout: rate on attention weights. Others:
+            ``Stack``.
 
     Raises: UsageError if heads does not divide hidden.
     """
 
+    dropout: Rate = 0.6
+    act: Act = "elu"
+    heads: Count = 8
+    out_heads: Count = 1
+    attention_dropout: Rate = 0.6
+
     gives = traits(Trait.LAYERS, Trait.SITES)
-    needs = (traits(Trait.HOPS),)
 
-    def __init__(
-        self,
-        shape: Shape,
-        hidden: Count = 64,
-        depth: Count = 2,
-        heads: Count = 8,
-        out_heads: Count = 1,
-        dropout: Rate = 0.6,
-        attention_dropout: Rate = 0.6,
-        act: Literal["relu", "elu", "gelu"] = "elu",
-        norm: Literal["none", "batch", "layer"] = "none",
-        residual: bool = False,
-        stem: bool = False,
-        input_dropout: Rate | None = None,
-    ):
-        super().__init__()
-        divisible("architecture.hidden", hidden, "architecture.heads", heads)
-        self.need = Need(depth, loops="edges")
+    def asks(self) -> Need:
+        """A + I as edges, since the node itself is attended to."""
+        divisible("architecture.hidden", self.hidden, "architecture.heads", self.heads)
+        return Need(self.depth, loops="edges")
 
-        def conv(d_in: int, d_out: int, last: bool) -> GATConv:
-            return GATConv(d_in, d_out, out_heads if last else heads, not last, attention_dropout)
-
-        self.stack(
-            shape, conv, hidden=hidden, depth=depth, dropout=dropout, act=act, norm=norm,
-            residual=residual, stem=stem, input_dropout=input_dropout,
-        )  # fmt: skip
+    def conv(self, d_in: int, d_out: int, last: bool) -> nn.Module:
+        """One layer's."""
+        heads = self.out_heads if last else self.heads
+        return GATConv(d_in, d_out, heads, not last, self.attention_dropout)

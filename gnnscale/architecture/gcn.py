@@ -1,18 +1,16 @@
 """Graph convolutional network."""
 
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from gnnscale.architecture._base import Model, glorot
+from gnnscale.architecture._base import glorot
+from gnnscale.architecture._stack import Stack
 from gnnscale.core.batch import Memo
-from gnnscale.core.data import Shape
 from gnnscale.core.hop import Hop, Need
 from gnnscale.core.site import Site
 from gnnscale.core.sparse import SparseRows
-from gnnscale.core.traits import Trait, traits
-from gnnscale.core.values import Count, Rate
 
 
 class GCNConv(nn.Module):
@@ -49,36 +47,19 @@ class GCNConv(nn.Module):
         return self.q_update(z + self.bias, hop)
 
 
-class GCN(Model):
+@dataclass(eq=False, repr=False)
+class GCN(Stack):
     """Graph convolutions with symmetric normalisation.
 
     Kipf & Welling, ICLR 2017, arXiv:1609.02907: two layers of 16, dropout before each.
 
-    Args:
-        shape: input and output sizes.
-        hidden: width. depth: number of convolutions. dropout: rate before each convolution (with a
-            stem: after each activation). act, norm, residual, stem: see ``Model.stack``.
+    Args: those of ``Stack``.
     """
 
-    gives = traits(Trait.LAYERS, Trait.LINEAR, Trait.SITES)
-    needs = (traits(Trait.HOPS),)
+    def asks(self) -> Need:
+        """S = D~^-1/2 (A + I) D~^-1/2."""
+        return Need(self.depth, operator="sym", loops="diag")
 
-    def __init__(
-        self,
-        shape: Shape,
-        hidden: Count = 64,
-        depth: Count = 2,
-        dropout: Rate = 0.5,
-        act: Literal["relu", "elu", "gelu"] = "relu",
-        norm: Literal["none", "batch", "layer"] = "none",
-        residual: bool = False,
-        stem: bool = False,
-        input_dropout: Rate | None = None,
-    ):
-        super().__init__()
-        self.need = Need(depth, operator="sym", loops="diag")
-        self.stack(
-            shape, lambda d_in, d_out, last: GCNConv(d_in, d_out), hidden=hidden, depth=depth,
-            dropout=dropout, act=act, norm=norm, residual=residual, stem=stem,
-            input_dropout=input_dropout,
-        )  # fmt: skip
+    def conv(self, d_in: int, d_out: int, last: bool) -> nn.Module:
+        """One layer's."""
+        return GCNConv(d_in, d_out)

@@ -1,17 +1,16 @@
 """Graph isomorphism network."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from gnnscale.architecture._base import NORMS, Model
+from gnnscale.architecture._base import NORMS
+from gnnscale.architecture._stack import Norm, Stack
 from gnnscale.core.batch import Memo
-from gnnscale.core.data import Shape
 from gnnscale.core.hop import Hop, Need
 from gnnscale.core.site import Dense, Site
-from gnnscale.core.traits import Trait, traits
-from gnnscale.core.values import Count, Rate
 
 
 class GINConv(nn.Module):
@@ -42,35 +41,22 @@ class GINConv(nn.Module):
         return self.q_update(self.mlp((1 + self.eps) * h[: hop.graph.n_dst] + z), hop)
 
 
-class GIN(Model):
+@dataclass(eq=False, repr=False)
+class GIN(Stack):
     """Graph isomorphism network (Xu et al., ICLR 2019, arXiv:1810.00826).
 
     Args:
-        shape: input and output sizes.
-        train_eps: learn eps. mlp_norm: normalisation inside the MLP. Others: ``Model.stack``.
+        train_eps: learn eps. mlp_norm: normalisation inside the MLP. Others: ``Stack``.
     """
 
-    gives = traits(Trait.LAYERS, Trait.LINEAR, Trait.SITES)
-    needs = (traits(Trait.HOPS),)
+    norm: Norm = "batch"
+    train_eps: bool = True
+    mlp_norm: Literal["none", "batch", "layer"] = "batch"
 
-    def __init__(
-        self,
-        shape: Shape,
-        hidden: Count = 64,
-        depth: Count = 2,
-        train_eps: bool = True,
-        mlp_norm: Literal["none", "batch", "layer"] = "batch",
-        dropout: Rate = 0.5,
-        act: Literal["relu", "elu", "gelu"] = "relu",
-        norm: Literal["none", "batch", "layer"] = "batch",
-        residual: bool = False,
-        stem: bool = False,
-    ):
-        super().__init__()
-        self.need = Need(depth)
-        self.stack(
-            shape,
-            lambda d_in, d_out, last: GINConv(d_in, d_out, hidden, mlp_norm, train_eps),
-            hidden=hidden, depth=depth, dropout=dropout, act=act, norm=norm,
-            residual=residual, stem=stem,
-        )  # fmt: skip
+    def asks(self) -> Need:
+        """A."""
+        return Need(self.depth)
+
+    def conv(self, d_in: int, d_out: int, last: bool) -> nn.Module:
+        """One layer's."""
+        return GINConv(d_in, d_out, self.hidden, self.mlp_norm, self.train_eps)

@@ -17,8 +17,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gnnscale.architecture._base import Model, Pool, divisible
+from gnnscale.architecture._base import Model, divisible
 from gnnscale.architecture._normed import Combine, Level, Normed, OrderConv, Unit
+from gnnscale.architecture._readout import Pool
 from gnnscale.core.batch import Memo
 from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError

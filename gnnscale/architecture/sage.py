@@ -1,17 +1,15 @@
 """GraphSAGE."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
 
-from gnnscale.architecture._base import Model
+from gnnscale.architecture._stack import Stack
 from gnnscale.core.batch import Memo
-from gnnscale.core.data import Shape
 from gnnscale.core.hop import Hop, Need
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.sparse import SparseRows
-from gnnscale.core.traits import Trait, traits
-from gnnscale.core.values import Count, Rate
 
 
 class SAGEConv(nn.Module):
@@ -56,43 +54,28 @@ class SAGEConv(nn.Module):
         return self.q_update(z if self.self is None else z + self.self(own, hop), hop)
 
 
-class SAGE(Model):
+@dataclass(eq=False, repr=False)
+class SAGE(Stack):
     """GraphSAGE (Hamilton, Ying & Leskovec, NeurIPS 2017, arXiv:1706.02216).
 
     Departs from alg. 1: embeddings are not L2-normalised (nor are they in OGB's and DGL's models).
 
     Args:
-        shape: input and output sizes.
-        aggr: mean (linear), max (pooling) or gcn. Others: see ``Model.stack``.
+        aggr: mean (linear), max (pooling) or gcn. Others: ``Stack``.
     """
 
-    gives = traits(Trait.LAYERS, Trait.LINEAR, Trait.SITES)
-    needs = (traits(Trait.HOPS),)
+    aggr: Literal["mean", "max", "gcn"] = "mean"
 
     @classmethod
-    def declare(cls, **parameters: object):
-        """Without ``linear`` for the maximum."""
-        linear = parameters.get("aggr", "mean") != "max"
-        return (cls.gives if linear else cls.gives - {Trait.LINEAR}), cls.needs
+    def linear(cls, **parameters: object) -> bool:
+        """But for the maximum."""
+        return parameters.get("aggr", cls.aggr) != "max"
 
-    def __init__(
-        self,
-        shape: Shape,
-        hidden: Count = 64,
-        depth: Count = 2,
-        aggr: Literal["mean", "max", "gcn"] = "mean",
-        dropout: Rate = 0.5,
-        act: Literal["relu", "elu", "gelu"] = "relu",
-        norm: Literal["none", "batch", "layer"] = "none",
-        residual: bool = False,
-        stem: bool = False,
-        input_dropout: Rate | None = None,
-    ):
-        super().__init__()
-        operator: Literal["row", "none"] = "none" if aggr == "max" else "row"
-        self.need = Need(depth, operator=operator, loops="diag" if aggr == "gcn" else "none")
-        self.stack(
-            shape, lambda d_in, d_out, last: SAGEConv(d_in, d_out, aggr), hidden=hidden,
-            depth=depth, dropout=dropout, act=act, norm=norm, residual=residual, stem=stem,
-            input_dropout=input_dropout,
-        )  # fmt: skip
+    def asks(self) -> Need:
+        """D^-1 A, with self entries for gcn; A for max."""
+        operator: Literal["row", "none"] = "none" if self.aggr == "max" else "row"
+        return Need(self.depth, operator, "diag" if self.aggr == "gcn" else "none")
+
+    def conv(self, d_in: int, d_out: int, last: bool) -> nn.Module:
+        """One layer's."""
+        return SAGEConv(d_in, d_out, self.aggr)

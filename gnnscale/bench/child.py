@@ -12,6 +12,7 @@ from gnnscale.bench import workloads
 from gnnscale.bench.settings import Bench
 from gnnscale.bench.subject import Origin, build
 from gnnscale.catalog import Catalog
+from gnnscale.train.meter import reset_peak, rss_peak
 
 STATUS = Path("/proc/self/status")
 REQUESTS = 2
@@ -29,7 +30,10 @@ def status(*names: str) -> dict[str, float]:
 
 
 def main(path: Path) -> dict[str, Any]:
-    """Do the phase; its peak."""
+    """Do the phase; its peak, and that of its requests alone once all is prepared.
+
+    The run's meter makes the kernel forget the peak at every phase of its own and keeps it.
+    """
     given = json.loads(path.read_text())
     catalog = Catalog.load([Path(folder) for folder in given["config_dirs"]])
     trusted = frozenset(given["trusted"])
@@ -39,16 +43,20 @@ def main(path: Path) -> dict[str, Any]:
     device, phase = subject.run.device, given["phase"]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    asked = None
     if phase != "load":
         every = Bench(**given["bench"])
         workload = next(w for w in workloads.chosen(every) if w.name == phase)
         request = workload.request(subject, "end2end")
+        alone = reset_peak()
         for _ in range(1 if phase == "epoch" else REQUESTS):
             request()
+        asked = rss_peak() if alone else None
     now = status("VmHWM", "RssFile", "RssShmem")
     cuda = device.type == "cuda"
     return {
-        "mib": now["VmHWM"],
+        "mib": max(now["VmHWM"], *subject.run.meter.rss.values()),
+        "request_mib": asked,
         "file_mib": now.get("RssFile", 0.0),
         "cuda_mib": torch.cuda.max_memory_allocated(device) / 2**20 if cuda else None,
         "cuda_reserved_mib": torch.cuda.max_memory_reserved(device) / 2**20 if cuda else None,

@@ -23,6 +23,7 @@ class Batch:
     labeled: [n_seed] bool: rows with a training label; the others serve distillation.
     weight: [n_seed] absolute loss weights, whose weighted SUM is the loss; None: mean over labeled.
     segment: [n_src] owner graph or root, for pooled readout.
+    graphs: whether seeds are whole graphs; rows are then their first nodes.
     extra: named inputs (training labels, hop codes). views: further views of the same seeds.
     key: (seed, epoch, step), from which every random draw of the step derives.
     """
@@ -36,6 +37,7 @@ class Batch:
     labeled: Tensor
     weight: Tensor | None = None
     segment: Tensor | None = None
+    graphs: bool = False
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     views: tuple["Batch", ...] = ()
     key: tuple[int, int, int] = (0, 0, 0)
@@ -88,7 +90,8 @@ class Output:
 
     logits: [n_seed, C]. levels: the rows of each hidden level, levels[-1] being what the classifier
     reads. supervised: [n_seed] bool, rows the model leaves to the loss (label reuse), or None.
-    aux: further tensors (residuals, iteration counts).
+    aux: further tensors (residuals, iteration counts). pooled: [n_seed, D] what the classifier
+    reads of whole graphs, or None.
     """
 
     logits: Tensor
@@ -96,10 +99,19 @@ class Output:
     rows: Tensor | None = None
     supervised: Tensor | None = None
     aux: Mapping[str, Tensor] = field(default_factory=dict)
+    pooled: Tensor | None = None
 
     def hidden(self, level: int) -> Tensor:
-        """Seed rows of a hidden level, gathered only when asked for: [n_seed, D]."""
-        return full(self.levels[level][self.rows])
+        """Seed rows of a hidden level, gathered only when asked for: [n_seed, D].
+
+        Of whole graphs there is one such level, the last: what the classifier reads.
+        Raises: ValueError for another one of them.
+        """
+        if self.pooled is None:
+            return full(self.levels[level][self.rows])
+        if level not in (-1, len(self.levels) - 1):
+            raise ValueError(f"hidden level {level}: rows of whole graphs exist at level -1 only")
+        return full(self.pooled)
 
 
 class Memo:
@@ -108,6 +120,13 @@ class Memo:
     def __init__(self, batch: Batch):
         self.batch = batch
         self.kept: dict[str, Tensor] = {}
+
+    def segment(self, n: int) -> tuple[Tensor, int]:
+        """The graph of each of ``n`` rows, and how many there are; one without a segment."""
+        batch = self.batch
+        if batch.segment is None:
+            return torch.zeros(n, dtype=torch.int64, device=batch.rows.device), 1
+        return batch.segment, len(batch.rows)
 
     def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """The value kept under ``name``, made on first use."""

@@ -1,31 +1,32 @@
 """Datasets as values: graph, features, labels, splits and task; and what models learn of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gnnscale.core.metrics import METRICS, USUAL
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.sparse import SparseRows
-
-METRICS = {"accuracy": ("single",), "micro_f1": ("multi",), "roc_auc": ("multi", "single")}
-"""Scores, and the kinds of task that each is for."""
 
 
 @dataclass(frozen=True)
 class Task:
     """What is predicted and how it is scored.
 
-    ``kind``: ``single`` (one class per row, cross-entropy) or ``multi`` (any number of classes per
-    row, binary cross-entropy summed over classes). ``metric``: name of the score, higher is
-    better: ``accuracy`` for single, ``micro_f1`` (at logit > 0) for multi, ``roc_auc`` for multi
-    and for single with two classes; "" is the first of the kind. ROC-AUC is that of OGB's
-    evaluator: the mean, over the classes that have both positive and negative rows, of the area
-    under the curve, rows with NaN labels left out; of two classes it ranks rows by the margin of
-    the second.
+    ``level``: labels are of nodes, or of whole graphs. ``kind``: ``single`` (one class per row,
+    cross-entropy), ``multi`` (any number of classes per row, binary cross-entropy summed over the
+    classes whose label is not NaN) or ``regression`` (C numbers per row, mean absolute error).
+    ``metric``: name of the score, see ``METRICS``; "" is the usual one of the kind.
+
+    - ``micro_f1`` and ``macro_f1`` of multi are at logit > 0.
+    - ``roc_auc`` and ``average_precision`` are those of OGB's evaluators: the mean, over the
+      classes that have both positive and negative rows, of the area under the curve, rows with NaN
+      labels left out; of two classes (single) they rank rows by the margin of the second.
     """
 
     level: str = "node"
@@ -34,38 +35,83 @@ class Task:
     metric: str = ""
 
     def __post_init__(self):
-        fitting = [name for name, kinds in METRICS.items() if self.kind in kinds]
-        binary = self.metric != "roc_auc" or self.kind == "multi" or self.classes == 2
+        fitting = [name for name, metric in METRICS.items() if self.kind in metric.kinds]
+        ranked = self.metric in ("roc_auc", "average_precision")
+        binary = not ranked or self.kind == "multi" or self.classes == 2
         if not fitting or not binary or self.metric not in ("", *fitting):
-            raise ValueError(f"kind={self.kind} metric={self.metric}: valid: {METRICS}")
-        object.__setattr__(self, "metric", self.metric or fitting[0])
+            valid = ", ".join(f"{n} for {' and '.join(m.kinds)}" for n, m in METRICS.items())
+            raise ValueError(f"kind={self.kind} metric={self.metric}: valid: {valid}")
+        object.__setattr__(self, "metric", self.metric or USUAL[self.kind])
+
+    @property
+    def sign(self) -> int:
+        """1 if a higher score is better, else -1."""
+        return METRICS[self.metric].sign
 
     def losses(self, logits: Tensor, y: Tensor) -> Tensor:
         """Loss per row. Shapes: logits [n, C], y [n] or [n, C] -> [n]."""
         if self.kind == "single":
             return F.cross_entropy(logits, y, reduction="none")
-        return F.binary_cross_entropy_with_logits(logits, y, reduction="none").sum(-1)
+        if self.kind == "regression":
+            return (logits - y).abs().mean(-1)
+        known = ~y.isnan()
+        losses = F.binary_cross_entropy_with_logits(
+            logits, torch.where(known, y, 0.0), reduction="none"
+        )
+        return (losses * known).sum(-1)
 
     def score(self, logits: Tensor, y: Tensor) -> float:
-        """Score of predictions in [0, 1]; NaN where it has no value: without rows, or, for
-        ``roc_auc``, without a class that has rows of both labels.
+        """Score of predictions; NaN where it has no value: without rows, or, for ``roc_auc`` and
+        ``average_precision``, without a class that has rows of both labels.
 
         Shapes: logits [n, C], y [n] or [n, C].
         """
         if len(y) == 0:
             return float("nan")
-        if self.metric == "accuracy":
-            return (logits.argmax(-1) == y).double().mean().item()
-        if self.metric == "roc_auc" and self.kind == "single":
-            area = _area(logits[:, 1] - logits[:, 0], y.double())
-            return float("nan") if area is None else area
-        if self.metric == "roc_auc":
-            found = (_area(said, true) for said, true in zip(logits.T, y.T, strict=True))
-            areas = [area for area in found if area is not None]
-            return sum(areas) / len(areas) if areas else float("nan")
-        said, true = logits > 0, y > 0.5
+        return _SCORES[self.metric](self, logits, y)
+
+
+def _accuracy(task: Task, logits: Tensor, y: Tensor) -> float:
+    return (logits.argmax(-1) == y).double().mean().item()
+
+
+def _mae(task: Task, logits: Tensor, y: Tensor) -> float:
+    return (logits.double() - y.double()).abs().mean().item()
+
+
+def _f1(task: Task, logits: Tensor, y: Tensor, average: str) -> float:
+    from sklearn.metrics import f1_score  # here: half a second that others need not wait
+
+    single = task.kind == "single"
+    said, true = (logits.argmax(-1), y) if single else (logits > 0, y > 0.5)
+    if not single and average == "micro":
         hit = (said & true).sum().item()
         return 2 * hit / max(said.sum().item() + true.sum().item(), 1)
+    pair = (true.cpu().numpy(), said.cpu().numpy())
+    return float(f1_score(*pair, average=average, zero_division=0.0))
+
+
+def _ranked(
+    task: Task, logits: Tensor, y: Tensor, area: Callable[[Tensor, Tensor], float | None]
+) -> float:
+    if task.kind == "single":
+        found = [area(logits[:, 1] - logits[:, 0], y.double())]
+    else:
+        found = [area(said, true) for said, true in zip(logits.T, y.T, strict=True)]
+    areas = [a for a in found if a is not None]
+    return sum(areas) / len(areas) if areas else float("nan")
+
+
+def _precision(said: Tensor, true: Tensor) -> float | None:
+    """Average precision, sum over thresholds of (gain in recall) * precision; None as below."""
+    from sklearn.metrics import average_precision_score
+
+    said, positive = said[~true.isnan()], true[~true.isnan()] > 0.5
+    if positive.all() or not positive.any():
+        return None
+    if said.isnan().any():
+        return float("nan")
+    return float(average_precision_score(positive.cpu().numpy(), said.cpu().numpy()))
 
 
 def _area(said: Tensor, true: Tensor) -> float | None:
@@ -88,6 +134,16 @@ def _area(said: Tensor, true: Tensor) -> float | None:
     return (rank[positive].sum().item() - p * (p + 1) / 2) / (p * q)
 
 
+_SCORES: dict[str, Callable[[Task, Tensor, Tensor], float]] = {
+    "accuracy": _accuracy,
+    "macro_f1": partial(_f1, average="macro"),
+    "micro_f1": partial(_f1, average="micro"),
+    "roc_auc": partial(_ranked, area=_area),
+    "average_precision": partial(_ranked, area=_precision),
+    "mae": _mae,
+}
+
+
 @dataclass(frozen=True)
 class Shape:
     """The sizes that a model's constructor needs.
@@ -97,7 +153,11 @@ class Shape:
     ``center``, the seed's row, or the seed's row beside the ``mean``, ``max`` or ``sum`` of all.
     aggregated: whether the features are [A X || X], a node beside its neighbourhood, already.
     codes: how many of the features, the last ones, are a one-hot code of the distance to the root.
-    views: further views of the same seeds in every batch.
+    views: further views of the same seeds in every batch. level: node, or graph: seeds are whole
+    graphs and ``readout`` is the reduction of their nodes' rows. categories: sizes of the tables
+    that the columns of integer features count into; () where features are numbers.
+    edge_features, edge_categories: the same of edges; 0 and () where batches carry none.
+    log_degree: mean of log(degree + 1) over the nodes that training sees.
     """
 
     features: int
@@ -107,20 +167,30 @@ class Shape:
     aggregated: bool = False
     codes: int = 0
     views: int = 0
+    level: str = "node"
+    categories: tuple[int, ...] = ()
+    edge_features: int = 0
+    edge_categories: tuple[int, ...] = ()
+    log_degree: float = 1.0
 
 
 @dataclass(frozen=True)
 class GraphData:
-    """One attributed graph.
+    """One attributed graph, or many graphs side by side in one.
 
     graph: in-edges by destination; no duplicates, and no self-loops unless they were asked for
     (operators add their own).
-    x: [N, F] features, dense or sparse rows. y: [N] int64, -1 where unknown, or [N, C] float32,
-    NaN where unknown. splits: node ids of ``train``, ``valid``, ``test``.
+    x: [N, F] features, dense or sparse rows; where ``categories`` is given, [N, F] int64, column c
+    holding codes below categories[c].
+    y: what is predicted of each item (a node, or a graph at graph level): int64 [items], -1 where
+    unknown, or [items, C] float32, NaN where unknown.
+    splits: ids of the items of ``train``, ``valid``, ``test``.
     inductive: training may touch only training nodes and the edges among them.
     weight: [E] float32 edge weights, or None for ones; operators multiply by them.
-    names: [N] the source's own node ids, or None if they are 0 .. N - 1.
+    names: [items] the source's own ids, or None if they are 0 .. items - 1.
     facts: what was done to the raw data, for the record.
+    offsets: at graph level, [G + 1] int64: graph g is nodes offsets[g] to offsets[g + 1], which no
+    edge leaves. edge: [E, F_e] features of edges, or None; codes where ``edge_categories``.
     """
 
     name: str
@@ -133,6 +203,10 @@ class GraphData:
     facts: Mapping[str, object] = field(default_factory=dict)
     weight: Tensor | None = None
     names: np.ndarray | None = None
+    offsets: Tensor | None = None
+    edge: Tensor | None = None
+    categories: tuple[int, ...] = ()
+    edge_categories: tuple[int, ...] = ()
 
     @property
     def nodes(self) -> int:
@@ -140,13 +214,32 @@ class GraphData:
         return self.graph.n_dst
 
     @property
+    def items(self) -> int:
+        """Number of things that labels are of: nodes, or graphs."""
+        return self.nodes if self.offsets is None else len(self.offsets) - 1
+
+    @cached_property
     def shape(self) -> Shape:
         """Sizes for a model that reads the raw features."""
-        return Shape(self.x.shape[1], self.task.classes)
+        width = 0 if self.edge is None or self.edge_categories else self.edge.shape[1]
+        return Shape(
+            self.x.shape[1], self.task.classes, level=self.task.level, categories=self.categories,
+            edge_features=width, edge_categories=self.edge_categories,
+            log_degree=self._log_degree(),
+        )  # fmt: skip
+
+    def _log_degree(self) -> float:
+        degree = self.graph.in_degree
+        if self.offsets is not None:
+            size = self.offsets.diff()
+            degree = degree[torch.repeat_interleave(self.mask("train"), size)]
+        elif self.inductive:
+            degree = degree[self.splits["train"]]
+        return degree.double().log1p().mean().item() if len(degree) else 0.0
 
     def mask(self, split: str) -> Tensor:
-        """[N] bool: which nodes are in ``split``."""
-        chosen = torch.zeros(self.nodes, dtype=torch.bool)
+        """[items] bool: which items are in ``split``."""
+        chosen = torch.zeros(self.items, dtype=torch.bool)
         chosen[self.splits[split]] = True
         return chosen
 

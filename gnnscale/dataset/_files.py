@@ -4,7 +4,9 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +99,29 @@ def _fetch(file: Remote, target: Path, siblings: Sequence[Remote]) -> None:
     download(file.url, archive, sha256=file.sha256, size=file.size)
     unpack(archive, {str(f.member): target / f.name for f in siblings})
     archive.unlink()
+
+
+BROKEN = (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, OverflowError,
+          RecursionError, AttributeError, NotImplementedError, zipfile.BadZipFile,
+          zlib.error)  # fmt: skip
+
+
+@contextlib.contextmanager
+def reading(path: Path, layout: str, remedy: str = "") -> Iterator[None]:
+    """Whatever a damaged file raises, as one DataError.
+
+    Args:
+        path: the file. layout: whose it should be in. remedy: what to do; "": fetch it again.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except BROKEN as error:
+        again = "remove it and type the same command to fetch it again"
+        raise DataError(
+            f"{path}: damaged or not in {layout} ({error}); {remedy or again}"
+        ) from error
 
 
 def _few(names: Sequence[str]) -> str:

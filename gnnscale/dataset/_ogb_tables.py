@@ -1,21 +1,17 @@
 """What a folder of OGB's holds: its gzipped tables, each checked against what is declared."""
 
 import contextlib
-import zipfile
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from gnnscale.core.errors import DataError
+from gnnscale.dataset import _files
 
 SPLITS = ("train", "valid", "test")
 BLOCK = 1 << 20
 """Rows or entries of a big file that are in memory at once."""
-BROKEN = (OSError, ValueError, KeyError, EOFError, OverflowError, NotImplementedError,
-          zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 class Source(NamedTuple):
@@ -31,18 +27,9 @@ class Source(NamedTuple):
     sizes: tuple[int, int, int]
 
 
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> contextlib.AbstractContextManager[None]:
     """Whatever a damaged file raises, as one DataError."""
-    try:
-        yield
-    except DataError:
-        raise
-    except BROKEN as error:
-        raise DataError(
-            f"{path}: damaged or not in OGB's layout ({error}); remove it and type the same "
-            "command to fetch it again"
-        ) from error
+    return _files.reading(path, "OGB's layout")
 
 
 def read_table(path: Path, dtype: type) -> np.ndarray:

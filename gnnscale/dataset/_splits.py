@@ -74,3 +74,30 @@ def share_split(y: Tensor, train: float, valid: float, key: Key) -> dict[str, Te
         name: torch.from_numpy(np.sort(part).astype(np.int64))
         for name, part in zip(("train", "valid", "test"), parts, strict=True)
     }
+
+
+def fold_split(y: Tensor, folds: int, fold: int, key: Key) -> dict[str, Tensor]:
+    """One round of a stratified cross-validation: a fold tests, the next validates, others train.
+
+    Every class is spread over the folds as evenly as can be; the partition depends on ``key`` only.
+
+    Shapes: y [n] int64. fold: taken modulo ``folds``.
+    Raises: UsageError for fewer than three folds, more than there are items, or several labels.
+    """
+    if y.dim() > 1:
+        raise UsageError("dataset.split=folds: needs one class per item; type dataset.split=shares")
+    if not 3 <= folds <= len(y):
+        raise UsageError(
+            f"dataset.folds={folds}: one fold tests, one validates, the others train; choose 3 to "
+            f"{len(y)}, e.g. dataset.folds=10"
+        )
+    labels, rng = y.numpy(), key.numpy()
+    place, start = np.empty(len(labels), np.int64), 0
+    for c in np.unique(labels):
+        ids = rng.permutation(np.flatnonzero(labels == c))
+        place[ids] = (start + np.arange(len(ids))) % folds  # go on where the last class ended
+        start += len(ids)
+    test, valid = fold % folds, (fold + 1) % folds
+    parts = {"train": (place != test) & (place != valid), "valid": place == valid,
+             "test": place == test}  # fmt: skip
+    return {name: torch.from_numpy(np.flatnonzero(chosen)) for name, chosen in parts.items()}

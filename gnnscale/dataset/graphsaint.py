@@ -9,9 +9,7 @@ a training edge; and edges become simple and undirected unless options say other
 
 import contextlib
 import json
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,15 +19,13 @@ import scipy.sparse as sp
 
 from gnnscale.core.errors import DataError
 from gnnscale.dataset._base import Raw, Stored
-from gnnscale.dataset._files import Remote
+from gnnscale.dataset._files import Remote, reading
 
 SOURCE = "github.com/GraphSAINT/GraphSAINT"
 FILES = ("adj_full.npz", "adj_train.npz", "class_map.json", "feats.npy", "role.json")
 ROLES = {"train": "tr", "valid": "va", "test": "te"}
 BLOCK = 1 << 16
 """Rows of features that are in memory as float64 at once."""
-BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, OverflowError, RecursionError,
-          NotImplementedError, AttributeError, zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 class Counts(NamedTuple):
@@ -112,18 +108,9 @@ class GraphSaint(Stored):
         )
 
 
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(path: Path) -> contextlib.AbstractContextManager[None]:
     """Whatever a damaged file raises, as one DataError."""
-    try:
-        yield
-    except DataError:
-        raise
-    except BROKEN as error:
-        raise DataError(
-            f"{path}: damaged or not in GraphSAINT's layout ({error}); get the original, linked "
-            f"from {SOURCE}"
-        ) from error
+    return reading(path, "GraphSAINT's layout", f"get the original, linked from {SOURCE}")
 
 
 def _matrix(path: Path) -> sp.csr_matrix:

@@ -69,8 +69,10 @@ def entries(graph: Adjacency, weight: Tensor | None, dtype: torch.dtype) -> Tens
         return None
     if graph.edges is None:
         return weight.to(dtype)
-    found = weight.to(dtype)[graph.edges.clamp(min=0)]
-    return torch.where(graph.edges >= 0, found, 1.0)
+    found = torch.ones(graph.n_edges, dtype=dtype, device=graph.device)
+    given = graph.edges >= 0
+    found[given] = weight.to(dtype)[graph.edges[given]]
+    return found
 
 
 def with_loops(adj: Adjacency) -> Adjacency:

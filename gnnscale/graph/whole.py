@@ -26,13 +26,14 @@ def training_graph(data: GraphData) -> tuple[GraphData, Tensor]:
     edges among them, so that no test node's feature, label or edge can reach training.
     """
     if not data.inductive:
-        return data, torch.arange(data.nodes)
+        return data, torch.arange(data.items)
     ids = data.splits["train"].sort().values
     empty = torch.empty(0, dtype=torch.int64)
     graph = induce(data.graph, ids)
     cut = data.with_(
         graph=graph,
         weight=None if data.weight is None else data.weight[graph.edges],
+        edge=None if data.edge is None else data.edge[graph.edges],
         names=None if data.names is None else data.names[ids.numpy()],
         x=data.x[ids],
         y=data.y[ids],

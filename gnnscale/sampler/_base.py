@@ -39,8 +39,10 @@ class Sampler(Component):
         return self.widen(data.shape)
 
     def widen(self, shape: Shape) -> Shape:
-        """The sizes of the batches of a graph of these sizes."""
-        return replace(shape, operators=self.operators)
+        """The sizes of the batches of a graph of these sizes; they carry no edge features, unless
+        a sampler says so.
+        """
+        return replace(shape, operators=self.operators, edge_features=0, edge_categories=())
 
     def check(self, need: Need) -> None:
         """Refuse a model's need before any data is loaded. Raises UsageError."""

@@ -26,7 +26,7 @@ class Evaluate(Stage):
 
     def __call__(self, run: Run) -> None:
         """Evaluate ``run`` and write ``record.json``."""
-        everyone = torch.arange(run.data.nodes)
+        everyone = torch.arange(run.data.items)
         with run.meter.phase("evaluate"):
             logits = run.inference(run.model, run.data, everyone, run.device)
             y = run.data.y.to(run.device)

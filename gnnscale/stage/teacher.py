@@ -25,7 +25,7 @@ class Teacher(Stage):
         path = run.folder / "teacher.pt"
         if not path.exists():
             teacher = run.make_teacher(run.folder / "teacher")
-            nodes = torch.arange(run.train_data.nodes)
+            nodes = torch.arange(run.train_data.items)
             logits = teacher.inference(teacher.model, run.train_data, nodes, run.device)
             checkpoint.save(path, {"logits": logits.cpu().clone(), "source": str(teacher.folder)})
         table = checkpoint.load(path)

@@ -87,7 +87,7 @@ class Run:
         """Make ready to train, from a checkpoint if there is one."""
         seeds = self.train_data.splits["train"]
         if self.objective.wants_unlabeled:
-            seeds = torch.arange(self.train_data.nodes)
+            seeds = torch.arange(self.train_data.items)
         self.seeds = seeds
         if self.assemble():
             log.info("seed %d: goes on after epoch %d", self.seed, self.epoch)
@@ -224,11 +224,12 @@ class Run:
             metrics["valid"] = score
             if self.trainer.monitor != "score":
                 metrics["valid_loss"] = loss
-            better, stop = self.patience.hear(score, self.epoch, loss)
+            signed = self.data.task.sign * score
+            better, stop = self.patience.hear(signed, self.epoch, loss)
             if self.trainer.selection == "best" and better:
                 self.best = {k: v.clone() for k, v in self.model.state_dict().items()}
             if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-                self.scheduler.step(score)
+                self.scheduler.step(signed)
         plateau = isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
         if self.scheduler is not None and not plateau:
             self.scheduler.step()

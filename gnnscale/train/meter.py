@@ -30,7 +30,7 @@ REMEDIES = {
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def _reset_peak() -> bool:
+def reset_peak() -> bool:
     """Make the kernel forget the peak so far; False where it can't (not Linux, no permission)."""
     try:
         _CLEAR.write_text("5")
@@ -39,7 +39,7 @@ def _reset_peak() -> bool:
     return True
 
 
-def _rss_peak() -> float:
+def rss_peak() -> float:
     """Peak resident memory since the last reset, MiB."""
     try:
         line = next(s for s in _STATUS.read_text().splitlines() if s.startswith("VmHWM"))
@@ -108,7 +108,7 @@ class Meter:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Add the seconds of a block and note its peak memory."""
-        if not _reset_peak():
+        if not reset_peak():
             self.source = "VmHWM, over the life of the process"
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -116,7 +116,7 @@ class Meter:
             with self.step(name):
                 yield
         finally:
-            self.rss[name] = max(self.rss.get(name, 0.0), _rss_peak())
+            self.rss[name] = max(self.rss.get(name, 0.0), rss_peak())
             if self.device.type == "cuda":
                 peak = torch.cuda.max_memory_allocated(self.device) / MIB
                 self.cuda[name] = max(self.cuda.get(name, 0.0), peak)

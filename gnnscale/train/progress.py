@@ -127,7 +127,7 @@ class Progress:
         self.count += 1
         text = f"{meter.epochs[-1]:.3f} s/epoch"
         if best.best_epoch >= 0:  # trainer.evaluate_every may be more than one
-            text = f"best valid {best.best:.4f} (epoch {best.best_epoch}) {text}"
+            text = f"best valid {abs(best.best):.4f} (epoch {best.best_epoch}) {text}"
         if self.bar is not None:
             self.bar.update(self.task, completed=run.epoch, text=f"loss {run.last_loss:.4f} {text}")
             return

@@ -6,7 +6,6 @@ from gnnscale.architecture.gat import GAT
 from gnnscale.architecture.gcn import GCN, GCNConv
 from gnnscale.architecture.sage import SAGE
 from gnnscale.core.data import Shape
-from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Need
 from gnnscale.core.host import dgl
 from gnnscale.graph.whole import whole_batch
@@ -130,9 +129,3 @@ def test_dropout_of_the_features_is_that_of_the_other_layers_unless_said(model, 
     first = {None: 0.5, 0.0: 0.0, 0.9: 0.9}[rate]
     assert zeros[0] == pytest.approx(first, abs=0.1)
     assert all(share > 0.4 for share in zeros[1:])
-
-
-@pytest.mark.parametrize("model", [GCN, SAGE, GAT])
-def test_no_dropout_stands_before_a_stem(model):
-    with pytest.raises(UsageError, match=r"architecture\.input_dropout=0\.3: with .*stem=true"):
-        model(Shape(5, 3), stem=True, input_dropout=0.3)
