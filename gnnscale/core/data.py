@@ -79,6 +79,10 @@ def _mae(task: Task, logits: Tensor, y: Tensor) -> float:
     return (logits.double() - y.double()).abs().mean().item()
 
 
+def _rmse(task: Task, logits: Tensor, y: Tensor) -> float:
+    return (logits.double() - y.double()).square().mean().sqrt().item()
+
+
 def _f1(task: Task, logits: Tensor, y: Tensor, average: str) -> float:
     from sklearn.metrics import f1_score  # here: half a second that others need not wait
 
@@ -141,6 +145,7 @@ _SCORES: dict[str, Callable[[Task, Tensor, Tensor], float]] = {
     "roc_auc": partial(_ranked, area=_area),
     "average_precision": partial(_ranked, area=_precision),
     "mae": _mae,
+    "rmse": _rmse,
 }
 
 

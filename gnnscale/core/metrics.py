@@ -23,6 +23,7 @@ METRICS = {
     "roc_auc": Metric(("multi", "single")),
     "average_precision": Metric(("multi", "single")),
     "mae": Metric(("regression",), higher=False, percent=False),
+    "rmse": Metric(("regression",), higher=False, percent=False),
 }
 USUAL = {"single": "accuracy", "multi": "micro_f1", "regression": "mae"}
 """The score of each kind of task if none is named."""

@@ -7,8 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from gnnscale.catalog import TABLES, Catalog, Option
 from gnnscale.core.errors import UsageError, unknown
+from gnnscale.core.metrics import METRICS
 
-LOWER = ("mae",)
+LOWER = tuple(name for name, metric in METRICS.items() if not metric.higher)
 """Metrics of which less is better; they stay in their own unit, all others are in percent."""
 Verification = Literal["code", "readme", "paper", "leaderboard", "quoted", "unverified", "none"]
 """How a published value was verified: read in the authors' code or configuration, in their README,

@@ -36,7 +36,8 @@ def union(sizes=(4, 1, 0, 6, 3, 5), classes=3) -> GraphData:
     return GraphData(
         "union", graph, torch.randn(n, 5, generator=draw, dtype=torch.float64),
         torch.randint(0, classes, (g,), generator=draw),
-        {n: torch.tensor(ids) for n, ids in (("train", [0, 1, 3, 5]), ("valid", [2]), ("test", [4]))},
+        {"train": torch.tensor([0, 1, 3, 5]), "valid": torch.tensor([2]),
+         "test": torch.tensor([4])},
         Task("graph", "single", classes), offsets=offsets,
         edge=torch.randn(graph.n_edges, 2, generator=draw, dtype=torch.float64),
         weight=torch.rand(graph.n_edges, generator=draw) + 0.5,
