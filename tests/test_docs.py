@@ -26,7 +26,10 @@ def example(monkeypatch):
     exec(compile(code, "adding-a-method.md", "exec"), vars(module))
     names = {}
     exec(compile(tests, "adding-a-method.md (tests)", "exec"), names)
-    return yaml.safe_load(option), [f for n, f in names.items() if n.startswith("test_")]
+    option = yaml.safe_load(option)
+    (shared,) = (name for name in option.pop("defaults") if name != "_self_")
+    option = {**yaml.safe_load((ROOT / f"conf/architecture/{shared}.yaml").read_text()), **option}
+    return option, [f for n, f in names.items() if n.startswith("test_")]
 
 
 def test_the_worked_example_passes_its_own_tests(example):
