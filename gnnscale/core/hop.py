@@ -110,6 +110,18 @@ class Hop:
             return variance if op == "var" else (F.relu(variance) + STD_EPS).sqrt()
         raise ValueError(f"aggregator '{op}' does not exist; valid: {', '.join(AGGREGATORS)}")
 
+    def collect(self, values: Tensor, op: str = "add") -> Tensor:
+        """Aggregate values of edges over the in-edges of every destination.
+
+        "add", "mean", "max", "min", "var", "std" as in ``reduce``; an operator's entries, where
+        they are wanted, are multiplied in by the caller (``entries``).
+
+        Shapes: values [E, D] -> [n_dst, D].
+        """
+        if op == "sum":
+            raise ValueError("aggregator 'sum' is an operator over sources; edges take 'add'")
+        return Hop(self.graph.incidence)._reduce(full(values), op, None)
+
     def _operator(self, m: Tensor) -> Tensor:
         z = m if self.src is None else m * self.src.unsqueeze(1)
         z = ops.total(self.graph, z, self.weight)

@@ -210,3 +210,14 @@ def test_only_sum_takes_edge_weights(six):
     hop = whole_hop(six, Need(1), torch.float64)
     with pytest.raises(ValueError, match="'max' takes no edge weights"):
         hop.reduce(identity, X, "max", weight=torch.ones(hop.graph.n_edges, 1))
+
+
+@pytest.mark.parametrize("op", ["add", "mean", "max", "min", "var", "std"])
+def test_collect_is_reduce_of_gathered_rows(six, op):
+    """Values of edges, of which every one is its source's, aggregate as sources do."""
+    hop = Hop(six)
+    h = torch.randn(6, 3, dtype=torch.float64)
+    want = hop.reduce(lambda h: h, h, op)
+    torch.testing.assert_close(hop.collect(h[six.indices], op), want, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="edges take 'add'"):
+        hop.collect(h[six.indices], "sum")

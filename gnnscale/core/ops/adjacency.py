@@ -93,6 +93,12 @@ class Adjacency:
         return Adjacency(indptr, indices, self.n_dst, edges)
 
     @cached_property
+    def incidence(self) -> "Adjacency":
+        """The edges as sources of their destinations, so that values of edges aggregate as rows."""
+        ids = torch.arange(self.n_edges, dtype=torch.int32, device=self.device)
+        return Adjacency(self.indptr, ids, self.n_edges)
+
+    @cached_property
     def dgl(self):
         """The same edges as a DGL graph (square) or block, int32, in row order."""
         unnamed = torch.empty(0, dtype=torch.int32, device=self.device)  # edge ids in row order
