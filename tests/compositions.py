@@ -17,6 +17,9 @@ TOY = {  # 60 nodes, two epochs
     "trainer": {"epochs": 2},
 }
 
+GRAPHS = {"graphs": 30, "nodes_min": 3, "nodes_max": 8, "features": 8, "edge_features": 2}
+"""What stands in for it at graph level."""
+
 SMALL = (
     "dataset=synthetic", "dataset.nodes=60", "dataset.degree=6", "dataset.classes=3",
     "dataset.features=8", "dataset.train=0.3", "dataset.valid=0.3", "hardware.threads=1",
@@ -57,6 +60,9 @@ def toy(changes: dict | None = None, **chosen) -> compose.Plan:
         old = merged.get(group)
         merged[group] = {**old, **values} if old and isinstance(values, dict) else values
     chosen.setdefault("dataset", "synthetic")
+    if chosen.get("sampler") == "graphs":
+        chosen["dataset"] = "synthetic_graphs"
+        changes = {**(changes or {}), "dataset": {**GRAPHS, **(changes or {}).get("dataset", {})}}
     if chosen["dataset"] != "synthetic":
         merged["dataset"] = (changes or {}).get("dataset", {})
     checked = plan(merged, **chosen)

@@ -130,6 +130,12 @@ class Block(nn.Module):
         return hop.drop(z, self.drop_in) if self.training else z
 
 
+def pooled(kind: str, h: Tensor, batch: Batch) -> Tensor:
+    """``kind`` of the rows of each seed's graph or subgraph, [n_src, D] -> [n_seed, D]."""
+    assert batch.segment is not None
+    return reduced(kind, full(h), batch.segment, len(batch.rows))
+
+
 def normed(norm: nn.Module, z: Tensor, memo: Memo) -> Tensor:
     """A norm applied to rows; per graph where it is ``GraphNorm``."""
     return norm(z, *memo.segment(len(z))) if isinstance(norm, GraphNorm) else norm(z)
@@ -161,10 +167,13 @@ class Model(nn.Module, Component):
         return levels[-1]
 
     def readout(self, h: Tensor, batch: Batch) -> Tensor:
-        """What the head reads: the seeds' rows; with a pool, those of their graphs or subgraphs.
+        """What the head reads: the seeds' rows; with a pool, also those of their subgraphs; where
+        seeds are whole graphs, one row for all of their nodes.
 
         Shapes: [n_last, D] -> [n_seed, D].
         """
+        if batch.readout:
+            return pooled(batch.readout, h, batch)
         return h[batch.rows] if self.pool is None else self.pool(h, batch)
 
     def forward(self, batch: Batch) -> Output:
@@ -179,7 +188,7 @@ class Model(nn.Module, Component):
         logits = full(self.head(seeds))
         # without a head the last layer is the classifier, so what it reads is the level below
         hidden = levels[:-1] if isinstance(self.head, nn.Identity) else levels
-        whole = seeds if batch.graphs else None
+        whole = seeds if batch.readout else None
         return Output(logits, tuple(hidden), batch.rows, pooled=whole)
 
     def level(self, i: int, head: nn.Module) -> "Model":

@@ -1,11 +1,10 @@
-"""From rows of nodes to one row per graph, and back: readouts and the virtual node."""
+"""From rows of nodes to one row per graph, and back: the subgraph pool and the virtual node."""
 
 import torch
 from torch import Tensor, nn
 
-from gnnscale.architecture._base import ACTIVATIONS, NORMS, Dropout
+from gnnscale.architecture._base import ACTIVATIONS, NORMS, Dropout, pooled
 from gnnscale.core.batch import Batch, Memo
-from gnnscale.core.data import Shape
 from gnnscale.core.hop import Hop
 from gnnscale.core.ops import full
 from gnnscale.core.segment import reduced
@@ -34,47 +33,6 @@ class Pool(nn.Module):
         """The seeds' rows and their subgraphs' in one."""
         both = torch.cat([full(h)[batch.rows], pooled(self.kind, h, batch)], 1)
         return self.act(self.norm(self.map(self.drop(both))))
-
-
-class GraphPool(nn.Module):
-    """One row per graph: the mean, maximum or sum of its nodes' rows.
-
-    Args:
-        kind: mean, max or sum.
-
-    Shapes: h [n, D] of a batch with a segment -> [graphs, D].
-    """
-
-    def __init__(self, kind: str):
-        super().__init__()
-        self.kind = kind
-
-    def forward(self, h: Tensor, batch: Batch) -> Tensor:
-        """The reduction itself."""
-        return pooled(self.kind, h, batch)
-
-    def extra_repr(self) -> str:
-        """The kind, for printing."""
-        return self.kind
-
-
-def pooled(kind: str, h: Tensor, batch: Batch) -> Tensor:
-    """``kind`` of the rows of each seed's graph or subgraph, [n_src, D] -> [n_seed, D]."""
-    assert batch.segment is not None
-    return reduced(kind, full(h), batch.segment, len(batch.rows))
-
-
-def readout(
-    shape: Shape, width: int, drop: float = 0.0, act: str = "none", norm: str = "none"
-) -> nn.Module | None:
-    """What a sampler's batches ask of the head; None: the seeds' own rows.
-
-    Args:
-        shape: its ``level`` and ``readout``. width, drop, act, norm: of a ``Pool``.
-    """
-    if shape.level == "graph":
-        return GraphPool(shape.readout)
-    return None if shape.readout == "center" else Pool(shape.readout, width, drop, act, norm)
 
 
 class Virtual(nn.Module):

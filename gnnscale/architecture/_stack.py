@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gnnscale.architecture._base import ACTIVATIONS, NORMS, Block, Dropout, Model
 from gnnscale.architecture._encoder import encoder
-from gnnscale.architecture._readout import Virtual, readout
+from gnnscale.architecture._readout import Pool, Virtual
 from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Need
@@ -116,7 +116,7 @@ class Stack(Model):
                           ("last_act", True), ("head_widths", [])):  # fmt: skip
             if getattr(self, name) != off:
                 self._stemless(name)
-        if self.shape.categories or self.shape.level == "graph":
+        if self.shape.categories:
             self._stemless(None)
         widths = [self.shape.features, *[self.hidden] * (self.depth - 1), self.shape.classes]
         given = self.input_dropout
@@ -135,7 +135,7 @@ class Stack(Model):
 
     def _stemless(self, name: str | None) -> None:
         said = str(getattr(self, name)).lower() if name else ""
-        what = f"architecture.{name}={said}" if name else "whole graphs or features that are codes"
+        what = f"architecture.{name}={said}" if name else "features that are codes"
         raise UsageError(f"{what}: only with an encoder and a head; type architecture.stem=true")
 
     def _around(self) -> None:
@@ -147,7 +147,8 @@ class Stack(Model):
         )  # fmt: skip
         wide = width * self.depth if self.jump == "concat" else width
         self.head = self._head(wide)
-        self.pool = readout(shape, wide, self.dropout, self.act, self.norm)
+        if shape.readout != "center":
+            self.pool = Pool(shape.readout, wide, self.dropout, self.act, self.norm)
         for i in range(self.depth):
             last = i == self.depth - 1
             plain = last and not self.last_act and not pre

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gnnscale.architecture._base import Dropout
+from gnnscale.architecture._base import Dropout, pooled
 from gnnscale.architecture._normed import Normed
-from gnnscale.architecture._readout import pooled
 from gnnscale.core.batch import Batch
 from gnnscale.core.ops import full
 from gnnscale.core.site import Dense

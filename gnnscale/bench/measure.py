@@ -115,7 +115,7 @@ class Session:
         """(cost, roofline) of one pass over the whole graph."""
         run = subject.run
         run.hardware.apply()
-        everyone = torch.arange(run.data.nodes)
+        everyone = torch.arange(run.data.items)
 
         def forward() -> object:
             return run.inference(run.model, run.data, everyone, run.device)

@@ -14,11 +14,11 @@ class Bench(Component):
     """The protocol of a measurement.
 
     Args:
-        workloads: full (one pass over the whole graph), query (``queries`` nodes at a time), step
-            and epoch (of training); [] counts parameters, bytes and multiply-accumulates only.
+        workloads: full (one pass over all nodes or graphs), query (``queries`` of them at a time),
+            step and epoch (of training); [] counts parameters, bytes and multiply-accumulates only.
         scopes: model (inputs resident, batch prepared) and end2end (sample, gather, copy, forward,
             result on the host).
-        queries: batch sizes of node queries, drawn from the test nodes.
+        queries: batch sizes of queries: test nodes, or whole test graphs at graph level.
         requests, seconds: at least so many requests and so much time in them, per workload.
         limit_s: give up on ``requests`` after so long, and say so.
         warmup, warmup_s: at least so many requests and seconds before anything counts.

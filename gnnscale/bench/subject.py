@@ -142,6 +142,7 @@ def facts(subject: Subject) -> dict[str, Any]:
     """The measurement's ``data``."""
     data = subject.run.data
     return {
-        "name": data.name, "nodes": data.nodes, "edges": data.graph.n_edges,
+        "name": data.name, "level": data.task.level, "items": data.items,
+        "nodes": data.nodes, "edges": data.graph.n_edges,
         "features": data.shape.features, "classes": data.task.classes, "kind": data.task.kind,
     }  # fmt: skip

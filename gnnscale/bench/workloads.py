@@ -1,7 +1,4 @@
-"""The workloads: each a small class that turns a subject into requests, one per scope.
-
-Graph-level data will add one more class: a batch of whole graphs.
-"""
+"""The workloads: each a small class that turns a subject into requests, one per scope."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +15,12 @@ from gnnscale.bench.subject import Subject
 from gnnscale.core.batch import Batch
 from gnnscale.core.random import Key
 from gnnscale.train.loop import Run
-from gnnscale.train.query import Query
+from gnnscale.train.query import Query as Blocks
 
 PREPARED = 16
 """Batches that the ``model`` scope of queries and steps goes round in: no cache keeps one."""
+Make = Callable[[Tensor, Callable[[str], None]], list[Batch]]
+"""Makes the batches of some rows, telling after each stage which one it was."""
 LISTED = 512
 """Requests after which the list of asked nodes starts again."""
 
@@ -60,16 +59,16 @@ def _local(
 
 
 class Full(Workload):
-    """One inference pass over every node, as the composition's ``inference`` makes it."""
+    """One inference pass over every node or graph, as the composition's ``inference`` makes it."""
 
     name = "full"
 
     def request(self, subject: Subject, scope: str) -> Local:
         """model: the pass. end2end: operator, copy, pass, logits on the host."""
         run = subject.run
-        everyone = torch.arange(run.data.nodes)
+        everyone = torch.arange(run.data.items)
         inference = copy.copy(run.inference)  # each scope keeps a prepared graph of its own
-        size: dict[str, float] = {"nodes": run.data.nodes, "seeds": run.data.nodes}
+        size: dict[str, float] = {"nodes": run.data.nodes, "seeds": run.data.items}
         size["edges"] = run.data.graph.n_edges
 
         def model(laps: Laps) -> None:
@@ -78,7 +77,7 @@ class Full(Workload):
 
         def end2end(laps: Laps) -> None:
             fresh = run.data.with_()  # another object: what was prepared for the last is not used
-            inference.whole(run.model, fresh, run.device)
+            inference.ready(run.model, fresh, run.device)
             laps.lap("prepare")
             logits = inference(run.model, fresh, everyone, run.device)
             laps.lap("forward")
@@ -89,19 +88,25 @@ class Full(Workload):
 
 
 def asked(data: Any, batch: int, seed: int, count: int = LISTED) -> list[Tensor]:
-    """``count`` seeded draws of ``batch`` distinct test nodes. Raises Unfit if there are fewer."""
+    """``count`` seeded draws of ``batch`` distinct test nodes, or test graphs at graph level.
+
+    Raises Unfit if there are fewer.
+    """
     test = data.splits["test"]
     if len(test) < batch:
-        raise Unfit(f"asks for {batch} test nodes, {data.name} has {len(test)}")
+        raise Unfit(f"asks for {batch} test {data.task.level}s, {data.name} has {len(test)}")
     draw = Key(seed, "queries", batch).numpy()
     return [test[torch.from_numpy(draw.permutation(len(test))[:batch])] for _ in range(count)]
 
 
-class QueryNodes(Workload):
-    """The logits of a few test nodes, exact: blocks of all in-edges under them.
+class Query(Workload):
+    """The logits of a few test nodes, or of a batch of whole test graphs at graph level.
+
+    Exact inference of nodes works on blocks of all in-edges under them. Where predictions are the
+    sampler's own (whole graphs, shaDow's subgraphs, PPRGo's rows), its batches are what is made.
 
     Args:
-        batch: nodes per request. seed: of the list.
+        batch: nodes or graphs per request. seed: of the list.
     """
 
     def __init__(self, batch: int, seed: int):
@@ -110,43 +115,65 @@ class QueryNodes(Workload):
     def request(self, subject: Subject, scope: str) -> Local:
         """model: the prepared batch. end2end: sample, gather, copy, forward, result."""
         run = subject.run
-        if not subject.layered():
-            raise Unfit("the architecture can't be computed on blocks of nodes")
-        query, host = Query(self.batch), torch.device("cpu")
-        whole = query.whole(run.model, run.data, host)
-        count = LISTED if scope == "end2end" else PREPARED
-        lists = asked(run.data, self.batch, self.seed, count)
-
-        def make(nodes: Tensor, laps: Laps | None = None) -> Batch:
-            lap = laps.lap if laps else lambda name: None
-            hops, below = query.blocks(whole, nodes)
-            lap("sample")
-            batch = query.gather(whole, hops, below, nodes)
-            lap("gather")
-            batch = batch.to(run.device)
-            lap("copy")
-            return batch
+        make = self.own(run) if run.sampler.inference == "own" else self.exact(subject)
+        lists = asked(run.data, self.batch, self.seed, LISTED if scope == "end2end" else PREPARED)
 
         def end2end(laps: Laps) -> None:
-            batch = make(next(nodes), laps)
+            ready = make(next(wanted), laps.lap)
             with evaluating(run):
-                logits = run.model(batch).logits
+                logits = torch.cat([run.model(batch).logits for batch in ready])
             laps.lap("forward")
             logits.cpu()
             laps.lap("result")
 
         def model(laps: Laps) -> None:
             with evaluating(run):
-                run.model(next(batches))
+                for batch in next(turns):
+                    run.model(batch)
             laps.lap("forward")
 
-        prepared = [make(chosen) for chosen in lists[:PREPARED]]
-        size = means(prepared)
+        prepared = [make(chosen, lambda name: None) for chosen in lists[:PREPARED]]
+        parts = [means(ready) for ready in prepared]
+        each = [{n: s * len(ready) for n, s in part.items()}
+                for part, ready in zip(parts, prepared, strict=True)]  # fmt: skip
+        size = {n: sum(e[n] for e in each) / len(each) for n in each[0]}
         if scope == "end2end":
-            nodes, prepared = cycle(lists), []
+            wanted, prepared = cycle(lists), []
             return _local(subject, end2end, size)
-        batches = cycle(prepared)
+        turns = cycle(prepared)
         return _local(subject, model, size)
+
+    def exact(self, subject: Subject) -> Make:
+        """Blocks of all in-edges."""
+        run = subject.run
+        if not subject.layered():
+            raise Unfit("the architecture can't be computed on blocks of nodes")
+        query = Blocks(self.batch)
+        whole = query.whole(run.model, run.data, torch.device("cpu"))
+
+        def make(nodes: Tensor, lap: Callable[[str], None]) -> list[Batch]:
+            hops, below = query.blocks(whole, nodes)
+            lap("sample")
+            batch = query.gather(whole, hops, below, nodes)
+            lap("gather")
+            batch = batch.to(run.device)
+            lap("copy")
+            return [batch]
+
+        return make
+
+    def own(self, run: Run) -> Make:
+        """What the sampler predicts from."""
+        data, need = run.inference.view(run.data), run.model.need
+
+        def make(rows: Tensor, lap: Callable[[str], None]) -> list[Batch]:
+            found = list(run.sampler.batches(data, need, rows))
+            lap("sample")
+            found = [batch.to(run.device) for batch in found]
+            lap("copy")
+            return found
+
+        return make
 
 
 def means(batches: Sequence[Batch]) -> dict[str, float]:
@@ -250,7 +277,7 @@ def chosen(settings: Bench) -> list[Workload]:
     if "full" in settings.workloads:
         found.append(Full())
     if "query" in settings.workloads:
-        found += [QueryNodes(batch, settings.seed) for batch in settings.queries]
+        found += [Query(batch, settings.seed) for batch in settings.queries]
     if "step" in settings.workloads:
         found.append(Step())
     if "epoch" in settings.workloads:

@@ -23,7 +23,8 @@ class Batch:
     labeled: [n_seed] bool: rows with a training label; the others serve distillation.
     weight: [n_seed] absolute loss weights, whose weighted SUM is the loss; None: mean over labeled.
     segment: [n_src] owner graph or root, for pooled readout.
-    graphs: whether seeds are whole graphs; rows are then their first nodes.
+    readout: where seeds are whole graphs (rows are then their first nodes), the reduction that
+    makes one row of their nodes' rows: mean, sum or max; "" where seeds are nodes.
     extra: named inputs (training labels, hop codes). views: further views of the same seeds.
     key: (seed, epoch, step), from which every random draw of the step derives.
     """
@@ -37,7 +38,7 @@ class Batch:
     labeled: Tensor
     weight: Tensor | None = None
     segment: Tensor | None = None
-    graphs: bool = False
+    readout: str = ""
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     views: tuple["Batch", ...] = ()
     key: tuple[int, int, int] = (0, 0, 0)

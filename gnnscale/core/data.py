@@ -158,8 +158,8 @@ class Shape:
     ``center``, the seed's row, or the seed's row beside the ``mean``, ``max`` or ``sum`` of all.
     aggregated: whether the features are [A X || X], a node beside its neighbourhood, already.
     codes: how many of the features, the last ones, are a one-hot code of the distance to the root.
-    views: further views of the same seeds in every batch. level: node, or graph: seeds are whole
-    graphs and ``readout`` is the reduction of their nodes' rows. categories: sizes of the tables
+    views: further views of the same seeds in every batch. level: what labels are of, node or graph.
+    categories: sizes of the tables
     that the columns of integer features count into; () where features are numbers.
     edge_features, edge_categories: the same of edges; 0 and () where batches carry none.
     log_degree: mean of log(degree + 1) over the nodes that training sees.

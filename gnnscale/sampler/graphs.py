@@ -40,7 +40,7 @@ class Graphs(Sampler):
     def widen(self, shape: Shape) -> Shape:
         """Rows are of graphs; edges keep their features."""
         edges = {"edge_features": shape.edge_features, "edge_categories": shape.edge_categories}
-        return replace(super().widen(shape), level="graph", readout=self.readout, **edges)
+        return replace(super().widen(shape), level="graph", **edges)
 
     def prepare(self, data: GraphData, need: Need, key: Key) -> None:
         """Make the operator of all graphs."""
@@ -78,5 +78,5 @@ class Graphs(Sampler):
         return Batch(
             x=data.x[found.nodes], hops=(found.hop,) * need.depth, nodes=found.nodes,
             rows=found.first, ids=chosen, y=data.y[chosen], labeled=labeled,
-            segment=found.segment, graphs=True,
+            segment=found.segment, readout=self.readout,
         )  # fmt: skip

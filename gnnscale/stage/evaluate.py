@@ -54,6 +54,8 @@ class Evaluate(Stage):
             environment=environment(run.device, run.hardware.threads),
             data={
                 "name": run.data.name,
+                "level": run.data.task.level,
+                "items": run.data.items,
                 "nodes": run.data.nodes,
                 "edges": run.data.graph.n_edges,
                 "features": run.data.shape.features,

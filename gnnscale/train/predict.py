@@ -44,6 +44,10 @@ class Inference(Component):
             kept = self._whole = (data, (need, device), whole_batch(data, need).to(device))
         return kept[2]
 
+    def ready(self, model: nn.Module, data: GraphData, device: torch.device) -> None:
+        """Do what all calls on this graph share."""
+        self.whole(model, data, device)
+
     def __call__(
         self, model: nn.Module, data: GraphData, rows: Tensor, device: torch.device
     ) -> Tensor:
@@ -172,6 +176,9 @@ class Own(Inference):
     def __init__(self, sampler: Any):
         super().__init__()
         self.sampler = sampler
+
+    def ready(self, model: nn.Module, data: GraphData, device: torch.device) -> None:
+        """Nothing: every call extracts what it needs."""
 
     def logits(
         self, model: nn.Module, data: GraphData, rows: Tensor, device: torch.device

@@ -12,7 +12,7 @@ from gnnscale.core.host import dgl
 from gnnscale.dataset.ogbg import ATOMS, BONDS
 from gnnscale.graph.norm import whole_hop
 
-MOLECULES = Shape(9, 1, level="graph", readout="mean", categories=ATOMS, edge_categories=BONDS)
+MOLECULES = Shape(9, 1, level="graph", categories=ATOMS, edge_categories=BONDS)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from gnnscale.core.hop import Need
 from gnnscale.dataset.ogbg import ATOMS, BONDS
 from gnnscale.graph.norm import whole_hop
 
-MOLECULES = Shape(9, 1, level="graph", readout="mean", categories=ATOMS, edge_categories=BONDS)
+MOLECULES = Shape(9, 1, level="graph", categories=ATOMS, edge_categories=BONDS)
 NEED = Need(1, "sym", "diag")
 
 

@@ -206,12 +206,11 @@ def test_which_encoder():
 
 def test_whole_graphs_pool_before_the_head(sixty):
     """All of one graph: the head reads the mean of the last level."""
-    shape = replace(sixty.shape, level="graph", readout="mean")
-    net = made(GCN, shape)
+    net = made(GCN, replace(sixty.shape, level="graph"))
     assert net.need == Need(2, "sym", "diag", stem=True)
     batch = whole_batch(sixty, net.need)
     one = replace(
-        batch, rows=torch.zeros(1, dtype=torch.int64), graphs=True,
+        batch, rows=torch.zeros(1, dtype=torch.int64), readout="mean",
         segment=torch.zeros(60, dtype=torch.int64),
     )  # fmt: skip
     out = net.eval()(one)

@@ -10,6 +10,8 @@ from gnnscale import compose
 from gnnscale.architecture.gat import GAT
 from gnnscale.architecture.gcn import GCN
 from gnnscale.architecture.gin import GIN
+from gnnscale.architecture.mlp import MLP
+from gnnscale.architecture.sgc import SGC
 from gnnscale.core.data import GraphData, Task
 from gnnscale.core.errors import CompositionError
 from gnnscale.core.hop import Need
@@ -92,6 +94,9 @@ MODELS = {
     "gcn": lambda shape: GCN(shape, hidden=8, stem=True),
     "gat": lambda shape: GAT(shape, hidden=8, heads=2, stem=True),
     "gin_graph_norm": lambda shape: GIN(shape, hidden=8, stem=True, norm="graph", mlp_norm="none"),
+    "gcn_bare": lambda shape: GCN(shape, hidden=8, norm="layer"),
+    "mlp": lambda shape: MLP(shape, hidden=8),
+    "sgc": lambda shape: SGC(shape),
     "gcn_jump": lambda shape: GCN(shape, hidden=8, stem=True, jump="concat", depth=3),
 }
 
@@ -148,7 +153,7 @@ def test_edges_carry_their_features():
     data = union()
     sampler = Graphs()
     shape = sampler.shape(data)
-    assert (shape.edge_features, shape.level, shape.readout) == (2, "graph", "mean")
+    assert (shape.edge_features, shape.level, shape.readout) == (2, "graph", "center")
     batch = next(sampler.batches(data, Need(1), torch.tensor([5, 0])))
     ((first, last),) = [data.graph.indptr[data.offsets[5:7]].tolist()]
     assert torch.equal(batch.hops[0].edge[: last - first], data.edge[first:last])

@@ -29,6 +29,11 @@ def connect(name: str, subject: Subject, settings: Bench, scratch: Path) -> Any:
     return PygPeer(subject, specified, settings, scratch)
 
 
+PLAIN = {"order": "post", "jump": "none", "virtual_node": False, "last_act": True,
+         "head_widths": []}  # fmt: skip
+"""Options of the shared stack that the peers' stacks have no counterpart of, at their defaults."""
+
+
 def specification(name: str, subject: Subject) -> dict[str, Any]:
     """The model in plain words: what ``stack.Stack`` is built from."""
     bound = subject.plan.one("architecture")
@@ -39,10 +44,22 @@ def specification(name: str, subject: Subject) -> dict[str, Any]:
             f"peer={name}: has no layer for architecture={bound.option}; valid: "
             f"{', '.join(LAYERS)}; leave peer out, or choose e.g. architecture=gcn"
         )
+    for option, plain in PLAIN.items():
+        value = bound.arguments.get(option, plain)
+        if value != plain:
+            said = str(plain).lower().replace(" ", "")
+            raise UsageError(
+                f"peer={name}: builds plain stacks only, and architecture.{option}={value} makes "
+                f"another one; type architecture.{option}={said}"
+            )
     defaults = {
         n: p.default for n, p in inspect.signature(bound.cls).parameters.items() if n != "shape"
     }
     run = subject.run
+    if bound.arguments.get("norm") == "graph":
+        raise UsageError(f"peer={name}: has no GraphNorm here; type architecture.norm=batch")
+    if run.data.offsets is not None:
+        raise UsageError(f"peer={name}: compares on nodes of one graph only, not on whole graphs")
     if run.device.type != "cpu":
         raise UsageError(f"peer={name}: compares on the CPU only; type hardware=cpu")
     if run.data.weight is not None:

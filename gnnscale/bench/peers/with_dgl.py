@@ -12,7 +12,7 @@ from gnnscale.bench.peers.stack import Stack, gin_mlp, loss
 from gnnscale.bench.request import Laps, Local
 from gnnscale.bench.settings import Bench
 from gnnscale.bench.subject import Subject
-from gnnscale.bench.workloads import LISTED, PREPARED, QueryNodes, Unfit, Workload, asked
+from gnnscale.bench.workloads import LISTED, PREPARED, Query, Unfit, Workload, asked
 from gnnscale.core.environment import versions
 from gnnscale.core.host import dgl
 from gnnscale.core.sparse import dense
@@ -109,7 +109,7 @@ class DglPeer:
         device = self.subject.run.device
         if workload.name == "full":
             return Local(self._full(scope, depth), device, before)
-        if isinstance(workload, QueryNodes):
+        if isinstance(workload, Query):
             return Local(self._query(workload, scope, depth), device, before)
         return Local(self._training(workload.name, scope, depth), device, before)
 
@@ -127,7 +127,7 @@ class DglPeer:
 
         return work
 
-    def _query(self, workload: QueryNodes, scope: str, depth: int) -> Callable[[Laps], None]:
+    def _query(self, workload: Query, scope: str, depth: int) -> Callable[[Laps], None]:
         sampler = dgl.dataloading.MultiLayerFullNeighborSampler(max(depth, 1))
         mlp = self.spec["kind"] == "mlp"
         count = LISTED if scope == "end2end" else PREPARED

@@ -12,7 +12,7 @@ import numpy as np
 from gnnscale.bench.peers import training
 from gnnscale.bench.settings import Bench
 from gnnscale.bench.subject import Subject
-from gnnscale.bench.workloads import LISTED, PREPARED, QueryNodes, Unfit, Workload, asked
+from gnnscale.bench.workloads import LISTED, PREPARED, Query, Unfit, Workload, asked
 from gnnscale.core.errors import UsageError
 from gnnscale.core.sparse import dense
 
@@ -98,7 +98,7 @@ class PygPeer:
         """Its request for a workload. Raises Unfit if there is none."""
         words: dict[str, Any] = {"do": "prepare", "workload": workload.name, "scope": scope,
                                  "prepared": PREPARED}  # fmt: skip
-        if isinstance(workload, QueryNodes):
+        if isinstance(workload, Query):
             count = LISTED if scope == "end2end" else PREPARED
             lists = asked(self.subject.run.data, workload.batch, workload.seed, count)
             path = self.scratch / "asked.npy"
