@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from gnnscale.core.metrics import scale_of
 from gnnscale.report import curves as epochs
 from gnnscale.report import fronts, style
 from gnnscale.report.canvas import Drawing, captioned, figure, floor, short
@@ -31,19 +32,21 @@ def _chosen(shown: int, of: int) -> str:
 
 def curves(section: Section) -> Drawing | None:
     """Validation score by epoch and by training time, and loss by epoch; bands are ± one std."""
-    read = {id(row): epochs.of(row) for row in _best(section.rows, FIXED["valid"], CURVES)}
+    best = _best(section.rows, FIXED["valid"].told(section.metric), CURVES)
+    read = {id(row): epochs.of(row) for row in best}
     rows = [row for row in section.rows
             if id(row) in read and epochs.curve(read[id(row)], "valid")]  # fmt: skip
     if not rows:
         return None
-    names = short(rows)
+    names, scale = short(rows), scale_of(section.metric)
+    unit = " %" if scale != 1 else ""
     sheet = figure(7.2, 5.8)
     ((score, clock), (loss, legend)) = sheet.subplots(2, 2)
     for i, row in enumerate(rows):
         look = {**style.line(i), "label": f"{names[id(row)]} (n = {len(row.done)})"}
-        for axes, name, scale in ((score, "valid", 100.0), (clock, "valid", 100.0),
+        for axes, name, times in ((score, "valid", scale), (clock, "valid", scale),
                                   (loss, "loss", 1.0)):  # fmt: skip
-            found = epochs.curve(read[id(row)], name, scale)
+            found = epochs.curve(read[id(row)], name, times)
             if found is None:
                 continue
             x = found.seconds if axes is clock else found.epochs
@@ -55,8 +58,8 @@ def curves(section: Section) -> Drawing | None:
                     [m + s for m, s in zip(found.mean, found.std, strict=True)],
                     color=look["color"], alpha=0.13, linewidth=0,
                 )  # fmt: skip
-    score.set(xlabel="epoch", ylabel=f"validation {section.metric} %")
-    clock.set(xlabel="training time, s", ylabel=f"validation {section.metric} %")
+    score.set(xlabel="epoch", ylabel=f"validation {section.metric}{unit}")
+    clock.set(xlabel="training time, s", ylabel=f"validation {section.metric}{unit}")
     loss.set(xlabel="epoch", ylabel="training loss")
     legend.axis("off")
     legend.legend(*score.get_legend_handles_labels(), loc="upper left", borderaxespad=0)
@@ -74,17 +77,19 @@ def curves(section: Section) -> Drawing | None:
 def bars(section: Section) -> Drawing | None:
     """Test score as bars from zero, and enlarged beside them with every seed as a point."""
     done = [row for row in section.rows if row.records]
-    rows = _best(done, FIXED["valid"], BARS) or done[:BARS]
+    rows = _best(done, FIXED["valid"].told(section.metric), BARS) or done[:BARS]
     if not rows:
         return None
-    names, measure = short(rows), FIXED["test"]
+    names, measure = short(rows), FIXED["test"].told(section.metric)
+    unit = " %" if measure.scale != 1 else ""
     cells = [cell(measure.values(row), measure) for row in rows]
     means = [c.mean or 0.0 for c in cells]
     stds = [c.numbers[1] or 0.0 for c in cells]
     sheet = figure(7.2, 1.5 + 0.27 * len(rows))
     whole, zoom = sheet.subplots(1, 2, sharey=True, width_ratios=[3, 4])
     at = list(range(len(rows)))[::-1]
-    top, low = max(means), floor(means)
+    higher = measure.better > 0
+    top, low = (max(means), floor(means)) if higher else (min(means), None)
     for y, row, mean, std in zip(at, rows, means, stds, strict=True):
         best = mean == top
         whole.barh(
@@ -108,9 +113,9 @@ def bars(section: Section) -> Drawing | None:
                       color=style.COLOURS[0] if best else style.INK, elinewidth=1)  # fmt: skip
         zoom.plot(values, [y - 0.24] * len(values), "|", color=style.FAINT, markersize=5)
     whole.set_yticks(at, [f"{names[id(r)]} (n = {len(r.records)})" for r in rows])
-    whole.set(xlim=(0, max(100.0, top) if top > 50 else None), xlabel=f"test {section.metric} %",
-              title="from zero")  # fmt: skip
-    zoom.set(xlabel=f"test {section.metric} %", title="enlarged")
+    right = max(100.0, top) if top > 50 and higher else None
+    whole.set(xlim=(0, right), xlabel=f"test {section.metric}{unit}", title="from zero")
+    zoom.set(xlabel=f"test {section.metric}{unit}", title="enlarged")
     if low is not None:
         zoom.set_xlim(left=low)
     zoom.set_ylim(-0.7, len(rows) - 0.3)

@@ -21,21 +21,22 @@ def draw(section: Section, cost: Measure) -> Drawing | None:
     None where fewer than two rows have been measured, or all cost the same.
     """
     done = [row for row in section.rows if row.records]
-    score, names = FIXED["test"], short(done)
+    score, names = FIXED["test"].told(section.metric), short(done)
+    sign = score.better
     both = [(row, cell(cost.values(row), cost), cell(score.values(row), score)) for row in done]
     both = [entry for entry in both if entry[1].mean is not None]
     rows = [row for row, _, _ in both]
     points = [(c.mean or 0.0, s.mean or 0.0) for _, c, s in both]
     if len({x for x, _ in points}) < 2:
         return None
-    best = front(points)
+    best = front([(x, sign * y) for x, y in points])
     canvas = figure(6.4, 4.4)
     axes = canvas.subplots()
-    low = floor([y for _, y in points])
+    low = floor([y for _, y in points]) if sign > 0 else None
     shown = [(x, y if low is None else max(y, low)) for x, y in points]
     below = [i for i, (x, y) in enumerate(points) if shown[i] != (x, y)]
     lost = _LOST if len(rows) <= BARRED else {**_LOST, "fmt": ".", "markersize": 4}
-    others = sorted(set(range(len(rows))) - set(best), key=lambda i: -points[i][1])
+    others = sorted(set(range(len(rows))) - set(best), key=lambda i: -sign * points[i][1])
     for which, look in ((others, lost), (best, _FRONT)):
         for group, marker in (([i for i in which if i not in below], None),
                               ([i for i in which if i in below], "v")):  # fmt: skip
@@ -48,9 +49,11 @@ def draw(section: Section, cost: Measure) -> Drawing | None:
                     {**look, **({"fmt": marker, "clip_on": False, "capsize": 0} if marker else {})},
                 )
     _limits(axes, points, shown, low)
+    if sign < 0:
+        axes.invert_yaxis()  # better stays above
     steps = _steps(axes, [shown[i] for i in best])
     axes.plot(*zip(*steps, strict=True), "-", color=style.COLOURS[0], linewidth=1.2, zorder=1)
-    axes.set(xlabel=f"{cost.title} (lower is better)", ylabel=f"test {section.metric} %")
+    axes.set(xlabel=f"{cost.title} (lower is better)", ylabel=score.title)
     canvas.suptitle(f"Pareto front: {section.title}", x=0.01, ha="left", fontsize=11)
     caption = _caption(cost, [row for row in done if not cost.values(row)], names)
     if below:
@@ -132,7 +135,7 @@ def _steps(axes: Any, best: Sequence[tuple[float, float]]) -> list[tuple[float, 
 def _caption(cost: Measure, missing: Sequence[Row], names: dict[int, str]) -> str:
     caption = (
         "Blue discs and steps: not dominated; grey: dominated (another row costs no more "
-        "and scores no less). Error bars: ± one sample standard deviation over seeds."
+        "and scores no worse). Error bars: ± one sample standard deviation over seeds."
     )
     if missing:
         fake = [r for r in missing if any(n.startswith("latency_ms:") for x in r.records

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gnnscale.core.errors import closest
+from gnnscale.core.metrics import METRICS, scale_of
 from gnnscale.report.rows import Row, flat
 from gnnscale.report.seeds import Seed
 
@@ -38,7 +39,16 @@ class Measure:
     @property
     def score(self) -> bool:
         """A score of predictions, where a test of significance between seeds makes sense."""
-        return self.path.startswith("metric.") and self.better == 1
+        return self.path.startswith("metric.") and self.better != 0
+
+    def told(self, metric: str) -> "Measure":
+        """The same of rows whose score is ``metric``: its unit and its direction, if it is one."""
+        known = METRICS.get(metric)
+        if not self.score or known is None or (known.percent and known.higher):
+            return self
+        title = f"{self.name} {metric}" + (" %" if known.percent else "")
+        form = self.form if known.percent else "{:.4f}"
+        return replace(self, title=title, better=known.sign, scale=scale_of(metric), form=form)
 
     def of(self, seed: Seed) -> float | None:
         """The seed's value, or None if it was not measured."""

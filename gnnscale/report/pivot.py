@@ -32,6 +32,8 @@ def pivot(rows: Sequence[Row], down: str, across: str, measure: Measure, wish: W
     lines = sorted({line for line, _ in place}, key=natural)
     columns = sorted({column for _, column in place}, key=natural)
     body = [[place.get((line, column)) for column in columns] for line in lines]
+    metrics = {row.records[0].metric["name"] for row in rows if row.records}
+    measure = measure.told(metrics.pop()) if len(metrics) == 1 else measure
     by_line = _comparable(down, lines, body, across, columns)
     cells = [[cell(measure.values(row), measure) if row else Cell() for row in line]
              for line in body]  # fmt: skip

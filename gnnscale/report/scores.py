@@ -50,13 +50,17 @@ def sections(rows: Sequence[Row], wish: Wish) -> list[Section]:
         for values in sorted(groups, key=lambda v: [natural(x) for x in v]):
             given = [f"{k}={v}" for k, v in zip(by, values, strict=True)
                      if not (k == "dataset" and v == title)]  # fmt: skip
-            done = [row for row in groups[values] if row.records]
-            metric = done[0].records[0].metric["name"] if done else "score"
+            metric = metric_of(groups[values])
             found.append(Section(", ".join([title, *given]), ordered(groups[values], wish, rows),
                                  metric))  # fmt: skip
     if wish.baseline:
         _set_baselines(found, rows, wish)
     return found
+
+
+def metric_of(part: Sequence[Row]) -> str:
+    """The name of the rows' score."""
+    return next((row.records[0].metric["name"] for row in part if row.records), "score")
 
 
 def ordered(part: Sequence[Row], wish: Wish, rows: Sequence[Row]) -> list[Row]:
@@ -70,6 +74,7 @@ def ordered(part: Sequence[Row], wish: Wish, rows: Sequence[Row]) -> list[Row]:
         key = _key(name, rows, wish.aliases)
         return sorted(part, key=lambda row: natural(keys.value(row, key)),
                       reverse=wish.sort.startswith("-"))  # fmt: skip
+    measure = measure.told(metric_of(part))
     sign = (-1 if measure.better > 0 else 1) * (-1 if wish.sort.startswith("-") else 1)
     means = {id(row): cell(measure.values(row), measure).mean for row in part}
 
@@ -123,6 +128,7 @@ def table(section: Section, rows: Sequence[Row], wish: Wish) -> Table:
             key = _key(name, rows, wish.aliases)
             add(Column(key, left=True), [Cell(keys.value(row, key)) for row in section.rows])
             continue
+        measure = measure.told(section.metric)
         content = crown([cell(measure.values(r), measure) for r in section.rows], measure)
         if measure.score:
             content = _near(section.rows, content, measure, wish.tests[0], notes)
@@ -177,18 +183,22 @@ def _near(
 def _against(section: Section, wish: Wish, notes: list[str]) -> list[tuple[Column, list[Cell]]]:
     """Difference to the baseline with its interval, pairs, and Holm-adjusted p per test."""
     base, tests = section.baseline, wish.tests
-    theirs = FIXED["test"].values(base) if base else {}
+    score = FIXED["test"].told(section.metric)
+    digits = 2 if score.scale != 1 else 4
+    theirs = score.values(base) if base else {}
     found: list[Comparison | None] = [
-        None if row is base else paired(FIXED["test"].values(row), theirs, tests)
-        for row in section.rows
+        None if row is base else paired(score.values(row), theirs, tests) for row in section.rows
     ]
     difference = [
         Cell("baseline") if row is base else Cell() if c is None
-        else Cell(_interval(c), (c.difference, c.low, c.high))
+        else Cell(_interval(c, digits), (c.difference, c.low, c.high))
         for row, c in zip(section.rows, found, strict=True)
     ]  # fmt: skip
     pairs = [Cell(str(c.pairs)) if c else Cell() for c in found]
-    out = [(Column("Δ test %", ("", " low", " high")), difference), (Column("pairs"), pairs)]
+    out = [
+        (Column(f"Δ {score.title}", ("", " low", " high")), difference),
+        (Column("pairs"), pairs),
+    ]
     if base is None:
         notes.append(f"No row of this table is the baseline {wish.baseline}.")
     for test in tests:
@@ -212,10 +222,10 @@ def _against(section: Section, wish: Wish, notes: list[str]) -> list[tuple[Colum
     return out
 
 
-def _interval(c: Comparison) -> str:
+def _interval(c: Comparison, digits: int) -> str:
     if c.low is None or c.high is None:
-        return f"{c.difference:+.2f}"
-    return f"{c.difference:+.2f} [{c.low:+.2f}, {c.high:+.2f}]"
+        return f"{c.difference:+.{digits}f}"
+    return f"{c.difference:+.{digits}f} [{c.low:+.{digits}f}, {c.high:+.{digits}f}]"
 
 
 def _p(p: float | None) -> Cell:

@@ -23,7 +23,13 @@ def seed(run, k, test=0.5, config=None, state="finished", data=None, epochs=(), 
     if state != "finished":
         return folder
     latency = values.pop("latency", 2.0)
-    metric = {"name": "accuracy", "train": 1.0, "valid": 0.5, "test": test, "best_epoch": 3}
+    metric = {
+        "name": values.pop("metric", "accuracy"),
+        "train": 1.0,
+        "valid": 0.5,
+        "test": test,
+        "best_epoch": 3,
+    }
     Record(
         config=config, seed=k,
         time_s={"epoch_median": 0.5, "total": values.pop("total", 9.0), "phases": {"fit": 4.0}},

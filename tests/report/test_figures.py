@@ -45,6 +45,21 @@ def test_fake_quantized_runs_are_not_in_latency_plots_and_the_caption_says_so(ru
     assert "Not shown" not in found["pareto-bytes"].caption
 
 
+def test_figures_of_an_error_have_its_unit_and_less_is_better(tmp_path):
+    for i, (arch, error) in enumerate((("gcn", 0.5), ("mlp", 0.6), ("egc", 0.3))):
+        three(tmp_path / arch, [error, error + 0.02, error - 0.02], architecture=arch,
+              latency=1.0 + i, metric="mae", epochs=[{"valid": 0.5, "train_s": 0.5}])  # fmt: skip
+    found = drawn(tmp_path)
+    front = found["pareto-latency_p50"].figure.axes[0]
+    assert front.get_ylabel() == "test mae"
+    assert front.yaxis_inverted()
+    steps = front.lines[-1].get_ydata()
+    assert (np.diff(steps) <= 0).all(), "the front falls: mlp costs more than gcn and errs more"
+    assert steps[-1] == pytest.approx(0.3)
+    assert [axes.get_xlabel() for axes in found["bars"].figure.axes[:2]] == ["test mae"] * 2
+    assert found["curves"].figure.axes[0].get_ylabel() == "validation mae"
+
+
 def written(drawing):
     return [text.get_text() for text in drawing.figure.axes[0].texts]
 

@@ -188,3 +188,14 @@ def test_every_format_renders_several_tables(tmp_path):
     assert render(made, "latex").count(r"\begin{tabular}") == 2
     assert render(made, "table").count("composition") == 2
     assert render(made, "csv").count("composition") == 1
+
+
+def test_an_error_is_told_in_its_own_unit_and_less_of_it_is_better(tmp_path):
+    for name, errors in (("a", [0.31, 0.33, 0.32, 0.32]), ("b", [0.41, 0.43, 0.43, 0.41])):
+        for k, error in enumerate(errors):
+            seed(tmp_path / name, k, error, metric="mae", architecture=name)
+    (made,) = tables(tmp_path, sort="test", baseline="architecture=b")
+    assert texts(made, "test mae ↓") == ["0.3200 ± 0.0082", "0.4200 ± 0.0115"]
+    assert line(made, "digits full a")["test mae ↓"].best
+    assert made.title.startswith("digits: mae")
+    assert line(made, "digits full a")["Δ test mae"].text.startswith("-0.1000 [")
