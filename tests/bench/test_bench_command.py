@@ -227,3 +227,40 @@ def test_words_are_sorted():
     words = Words(["bench=quick", "+bench.seconds=2", "run='a b'", "peer=dgl", "sampler=saint"])
     assert words.bench == ["bench=quick", "+bench.seconds=2"]
     assert (words.run, words.peer, words.typed) == ("a b", "dgl", ["sampler=saint"])
+
+
+GRAPHS = (
+    "dataset=synthetic_graphs", "dataset.graphs=40", "dataset.nodes_max=12", "sampler=graphs",
+    "sampler.batch_size=4", "architecture=gine", "hardware.threads=1",
+)  # fmt: skip
+
+
+def test_queries_of_whole_graphs(measured):
+    """A query asks for so many test graphs; a pass reads all of them."""
+    found, stored, _ = measured(*GRAPHS, "bench.queries=[1,6,500]", bare=True)
+    assert set(found.workloads) == {"full", "query_1", "query_6", "step", "epoch"}
+    assert any("query_500: not measured, asks for 500 test graphs" in n for n in found.notes)
+    query = stored["workloads"]["query_6"]
+    assert query["end2end"]["size"]["seeds"] == query["model"]["size"]["seeds"] == 6
+    assert 6 * 10 <= query["end2end"]["size"]["nodes"] <= 6 * 12
+    assert list(query["end2end"]["stages_ms"]) == ["sample", "copy", "forward", "result"]
+    assert stored["workloads"]["full"]["end2end"]["size"]["seeds"] == 40
+    assert (stored["data"]["level"], stored["data"]["items"]) == ("graph", 40)
+
+
+def test_queries_where_predictions_are_the_samplers_own(measured):
+    """PPRGo and shaDow answer from their own extraction, as gnnscale predict does."""
+    for words in (("sampler=ppr", "architecture=pprgo"), ("sampler=shadow_khop",)):
+        found, stored, _ = measured(*words, "bench.workloads=[query]")
+        assert set(found.workloads) == {"query_1", "query_4"}
+        assert stored["workloads"]["query_4"]["end2end"]["size"]["seeds"] == 4
+
+
+@pytest.mark.parametrize(("words", "match"), [
+    (("architecture=gcn", "architecture.stem=true"), "not on whole graphs"),
+    (("architecture=gcn", "architecture.stem=true", "architecture.jump=max"),
+     r"architecture\.jump=max makes another one; type architecture\.jump=none"),
+])  # fmt: skip
+def test_what_a_peer_can_not_build_is_refused(measured, words, match):
+    with pytest.raises(UsageError, match=match):
+        measured(*GRAPHS, *words, "peer=dgl", bare=True)
