@@ -104,7 +104,8 @@ def predict(
     """Write what a finished run says of every node; the file it was written to.
 
     Columns: ``id`` (the source's own node id), ``split``, ``prediction`` (class name, or names
-    joined by ``;``), and ``p_<class>``: softmax for one class per node, sigmoid for several.
+    joined by ``;``), and ``p_<class>``: softmax for one class per node, sigmoid for several; of a
+    regression only ``value_<k>``. At graph level a line is a graph.
     ``typed`` may name another graph of the same schema: as many features and, where both name
     them, the same feature columns and classes.
     """
@@ -178,6 +179,10 @@ def _write(
     split = np.full(data.items, "", object)
     for name, rows in data.splits.items():
         split[rows.numpy()] = name
+    if kind == "regression":
+        table = pd.DataFrame({"id": ids, "split": split})
+        table = table.join(pd.DataFrame(logits.numpy(), columns=[f"value_{c}" for c in classes]))
+        return _save(table, target)
     if kind == "single":
         p = logits.softmax(1).numpy()
         said = np.array(classes, object)[logits.argmax(1).numpy()]
@@ -186,6 +191,10 @@ def _write(
         said = [";".join(np.array(classes, object)[row]) for row in (logits > 0).numpy()]
     table = pd.DataFrame({"id": ids, "split": split, "prediction": said})
     table = table.join(pd.DataFrame(p, columns=[f"p_{c}" for c in classes]))
+    _save(table, target)
+
+
+def _save(table: Any, target: Path) -> None:
     buffer = io.BytesIO()
     if target.suffix == ".csv":
         table.to_csv(buffer, index=False, float_format="%.6g")

@@ -107,3 +107,24 @@ def test_a_distilled_student_is_scored_again_without_its_teacher(tmp_path):
         assert record.metric == first.metric
         train(toy({}, architecture="gcn"), tmp_path / "gcn")
         teacher = {**teacher, "run": str(tmp_path / "gcn")}
+
+
+@pytest.mark.parametrize("target", ["class", "density"])
+def test_predictions_of_whole_graphs(target, tmp_path):
+    """A line per graph; their score is the one that was recorded."""
+    from compositions import toy
+
+    changes = {"dataset": {"target": target}, "architecture": {"stem": True}}
+    plan = toy(changes, sampler="graphs", architecture="gin")
+    (record,) = train(plan, tmp_path / "run")
+    path = finished.predict(tmp_path / "run", [], None, tmp_path / "p.csv", CATALOG, frozenset())
+    table, data = pd.read_csv(path), plan.one("dataset").make().load(0)
+    assert len(table) == data.items == record.data["items"] == 30
+    assert record.data["level"] == "graph"
+    rows = table["split"] == "test"
+    truth = data.y.numpy()[rows]
+    if target == "class":
+        assert (table["prediction"][rows] == truth).mean() == pytest.approx(record.metric["test"])
+    else:
+        error = np.abs(table["value_0"][rows].to_numpy() - truth[:, 0]).mean()
+        assert error == pytest.approx(record.metric["test"], rel=1e-4)
