@@ -1,6 +1,6 @@
 """How long to train, and what is kept: the options of one training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from gnnscale.core.traits import Component
@@ -19,7 +19,8 @@ class Trainer(Component):
     epoch. decay: optimizer.weight_decay and l2 on all parameters, on the first layer's only (Kipf &
     Welling 2017, sec. 5.2), or on all of the model's but the last layer's (GNNAutoScale). l2: adds
     l2 / 2 ||w||^2 to the loss, the same gradient as Adam's and SGD's weight_decay; for optimizers
-    that have none (L-BFGS).
+    that have none (L-BFGS). decay_of: weight decay of the model's encoder, layers or head, in place
+    of what decay and optimizer.weight_decay say; None: as they say.
     """
 
     epochs: Count = 200
@@ -33,3 +34,6 @@ class Trainer(Component):
     selection: Literal["best", "last"] = "best"
     decay: Literal["all", "first", "not_last"] = "all"
     l2: NonNegative = 0.0
+    decay_of: dict[Literal["encoder", "layers", "head"], NonNegative | None] = field(
+        default_factory=dict
+    )
