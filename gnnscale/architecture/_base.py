@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -150,6 +150,8 @@ class Model(nn.Module, Component):
 
     need: Need
     layers: nn.ModuleList
+    apart: ClassVar[bool] = True
+    """Whether a layer reads nothing but the level below, so that it can be trained by itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,7 +180,8 @@ class Model(nn.Module, Component):
 
     def forward(self, batch: Batch) -> Output:
         """Logits and hidden levels of a batch."""
-        levels, memo = list(self.encode(batch.x)), Memo(batch)
+        levels = list(self.encode(batch.x))
+        memo = Memo(batch, levels[-1])
         for layer, hop in zip(self.layers, batch.hops, strict=True):
             levels.append(layer(hop, hop.lift(levels[-1]), memo))
         h = self.read(levels)

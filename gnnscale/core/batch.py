@@ -116,11 +116,20 @@ class Output:
 
 
 class Memo:
-    """What layers of one forward pass may share: the batch, and values kept by name (h0, JK)."""
+    """What layers of one forward pass may share: the batch, and values kept by name (JK).
 
-    def __init__(self, batch: Batch):
-        self.batch = batch
+    first: what the first layer reads, an encoder's output, before any layer's dropout; its first
+    rows are those of the destinations at hand, in layer-wise inference, too.
+    """
+
+    def __init__(self, batch: Batch, first: Tensor | None = None):
+        self.batch, self.first = batch, first
         self.kept: dict[str, Tensor] = {}
+
+    def start(self, n: int) -> Tensor:
+        """The first level of the ``n`` destinations, [n, D]: initial residuals read it."""
+        assert self.first is not None
+        return full(self.first)[:n]
 
     def segment(self, n: int) -> tuple[Tensor, int]:
         """The graph of each of ``n`` rows, and how many there are; one without a segment."""

@@ -88,16 +88,23 @@ class GTTF(Sampler):
         """f_1, f_2, ..."""
         return [self.fanouts] * need.depth if isinstance(self.fanouts, int) else list(self.fanouts)
 
+    def size(self, levels: list[int]) -> int:
+        """Nodes of a forest."""
+        return self.batch_size * sum(math.prod(levels[:k]) for k in range(len(levels) + 1))
+
     def check(self, need: Need) -> None:
         """A forest that fits in memory, of one level per layer where layers are levels."""
         levels = self.levels(need)
         said = str(self.fanouts).replace(" ", "")
-        size = self.batch_size * sum(math.prod(levels[:k]) for k in range(len(levels) + 1))
+        size = self.size(levels)
         if size > MOST:
+            fits = max((f for f in range(1, max(levels)) if self.size([f] * len(levels)) <= MOST),
+                       default=None)  # fmt: skip
+            better = f"sampler.fanouts={fits}" if fits else "a smaller sampler.batch_size"
             raise UsageError(
-                f"sampler.fanouts={said}: with sampler.batch_size={self.batch_size} a forest has "
-                f"{size} nodes; at most {MOST} are possible; choose smaller ones, e.g. "
-                "sampler.fanouts=5"
+                f"sampler.fanouts={said}: with sampler.batch_size={self.batch_size} a forest of "
+                f"{len(levels)} levels has {size} nodes; at most {MOST} are possible; change to "
+                f"{better}"
             )
         if self.accumulator == "forest_mean" and need.depth not in (0, len(levels)):
             better = (levels + [(levels or [5])[-1]] * need.depth)[: need.depth]

@@ -173,7 +173,7 @@ class Controlled(Layerwise):
                 trainer=Trainer(
                     epochs=self.max_epochs, evaluate_every=self.decision_step,
                     checkpoint_every=self.max_epochs, selection="last", clip=run.trainer.clip,
-                    decay=run.trainer.decay,
+                    decay=run.trainer.decay, decay_of=run.trainer.decay_of,
                 ),
             )  # fmt: skip
             trial.assemble()

@@ -76,7 +76,8 @@ class Layerwise(Stage):
         classifier: ``fresh``: one per layer, the last layer's stays (the paper); ``shared``: the
             model's head serves all layers (the authors' code for single-label data).
 
-    Raises: UsageError if the model has no layers, or no head to share.
+    Raises: UsageError if the model has no layers, if they read more than the level below, or if it
+    has no head to share.
     """
 
     needs = (traits(Trait.LAYERS),)
@@ -101,6 +102,12 @@ class Layerwise(Stage):
             raise UsageError(
                 f"architecture={name}: has no message-passing layers to train one at a time; type "
                 "recipe=supervised, or choose one that has, e.g. architecture=lgcn"
+            )
+        if not model.apart:
+            raise UsageError(
+                f"architecture={name}: its layers read the first level beside the one below, so "
+                "none can be trained by itself; type recipe=supervised, or choose one whose layers "
+                "do not, e.g. architecture=lgcn"
             )
         if self.classifier == "shared" and isinstance(model.head, nn.Identity):
             raise UsageError(

@@ -1,11 +1,12 @@
 """Which parameters decay: weight decay of the optimizer, and the same penalty in the loss."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gnnscale.core.errors import UsageError
 from gnnscale.train.trainer import Trainer
 
 
@@ -18,20 +19,49 @@ def decayed(model: nn.Module, which: str) -> list[nn.Parameter]:
     return [p for p in model.parameters() if id(p) not in last]
 
 
+def parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The parameters of a model by part; whatever is neither layer nor head is the encoder's."""
+    whole: Any = model
+    layers = list(whole.layers.parameters())
+    head = [p for m in (whole.head, whole.pool) if m is not None for p in m.parameters()]
+    above = {id(p) for p in [*layers, *head]}
+    encoder = [p for p in model.parameters() if id(p) not in above]
+    return {"encoder": encoder, "layers": layers, "head": head}
+
+
 def groups(
-    model: nn.Module, terms: nn.Module, which: str, weight_decay: float | None
+    model: nn.Module,
+    terms: nn.Module,
+    which: str,
+    weight_decay: float | None,
+    of: Mapping[Any, float | None] | None = None,
 ) -> list[dict]:
     """Parameters of the model and the terms, split where weight decay differs.
 
-    weight_decay: of the optimizer; None if it has none.
+    weight_decay: of the optimizer; None if it has none. of: trainer.decay_of.
+
+    Raises: UsageError for values in ``of`` where the optimizer has no weight decay.
     """
     everything = [p for part in (model, terms) for p in part.parameters() if p.requires_grad]
-    if which == "all" or weight_decay is None:
-        return [{"params": everything}]
-    chosen = {id(p) for p in decayed(model, which)}
+    given = {name: value for name, value in (of or {}).items() if value is not None}
+    if weight_decay is None and given:
+        said = ",".join(f"{name}:{value}" for name, value in given.items())
+        raise UsageError(
+            f"trainer.decay_of={{{said}}}: the optimizer has no weight decay; leave it out, or "
+            "choose one that has, e.g. optimizer=adam"
+        )
+    value: dict[int, float | None] = dict.fromkeys(map(id, everything))  # None: the optimizer's
+    if which != "all" and weight_decay is not None:
+        chosen = {id(p) for p in decayed(model, which)}
+        value.update((key, 0.0) for key in value if key not in chosen)
+    named = parts(model) if given else {}
+    value.update((id(p), decay) for name, decay in given.items() for p in named[name])
+    found: dict[float | None, list[nn.Parameter]] = {}
+    for p in everything:
+        found.setdefault(value[id(p)], []).append(p)
     return [
-        {"params": [p for p in everything if id(p) in chosen]},
-        {"params": [p for p in everything if id(p) not in chosen], "weight_decay": 0.0},
+        {"params": chosen, **({} if decay is None else {"weight_decay": decay})}
+        for decay, chosen in found.items()
     ]
 
 

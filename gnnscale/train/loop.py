@@ -103,7 +103,7 @@ class Run:
         self.objective.to(self.device)
         own = (self.config.get("optimizer") or {}).get("weight_decay")
         self.optimizer = self.make_optimizer(
-            decay.groups(self.model, self.objective, self.trainer.decay, own)
+            decay.groups(self.model, self.objective, self.trainer.decay, own, self.trainer.decay_of)
         )
         self.scheduler = self.make_scheduler(self.optimizer)
         if not checkpoint.exists(self.checkpoint_path):

@@ -144,15 +144,16 @@ class Layerwise(Inference):
         whole = self.whole(model, data, torch.device("cpu"))
         encode, head = cast(Any, model).encode, cast(Any, model).head
         h = cat([encode(x.to(device))[-1].cpu() for x in whole.x.split(self.chunk)])
-        memo = Memo(whole)
+        memo, first = Memo(whole), None if cast(Any, model).apart else h
         steps = zip(model.layers, whole.hops, strict=True)  # type: ignore[arg-type]
         for level, (layer, hop) in enumerate(steps):
             if self.observe is not None:
                 self.observe(level, torch.arange(len(h)), h)
-            pieces = [
-                layer(piece.to(device), h[src].to(device), memo).cpu()
-                for piece, src in self.pieces(hop)
-            ]
+            pieces = []
+            for piece, src in self.pieces(hop):
+                if first is not None:
+                    memo.first = first[src[: piece.graph.n_dst]].to(device)
+                pieces.append(layer(piece.to(device), h[src].to(device), memo).cpu())
             h = torch.cat(pieces)
         return torch.cat([head(h[r.cpu()].to(device)) for r in rows.split(self.chunk)])
 

@@ -20,25 +20,30 @@ class Patience:
 
     ``score``: a gain is a higher score. ``loss``: a gain is a lower loss. ``both``, as the authors
     of GAT do it (Velickovic et al., ICLR 2018, sec. 3.3): a gain is either, a tie included, and
-    weights are kept where both are at their best together.
+    weights are kept where both are at their best together. ``ranked``, as the authors of APPNP do
+    it: patience as for ``both``; weights of the highest score, of the lower loss where tied.
 
     Args:
         limit: evaluations without a gain after which training stops; None for no limit.
         min_delta: a gain must be larger than this.
-        monitor: score, loss or both.
+        monitor: score, loss, both or ranked.
     """
 
     def __init__(self, limit: int | None, min_delta: float, monitor: str = "score"):
         self.limit, self.min_delta, self.monitor = limit, min_delta, monitor
         self.best, self.best_epoch, self.stale = float("-inf"), -1, 0
+        self.loss = float("inf")  # of the weights that are kept
         self.top, self.least = float("-inf"), float("inf")  # whether kept or not
 
     def hear(self, score: float, epoch: int, loss: float = float("nan")) -> tuple[bool, bool]:
         """(are these weights to be kept, is patience at its end)."""
         slack = self.min_delta if self.best_epoch >= 0 else 0.0
-        if self.monitor == "both":
+        if self.monitor in ("both", "ranked"):
             higher, lower = score >= self.top + slack, loss <= self.least - slack
             gain, better = higher or lower, higher and lower
+            if self.monitor == "ranked":
+                tied = score == self.best and loss < self.loss - slack
+                better = score > self.best + slack or tied
         else:
             higher, lower = score > self.top + slack, loss < self.least - slack
             gain = better = lower if self.monitor == "loss" else higher
@@ -48,18 +53,19 @@ class Patience:
         else:
             self.stale += 1
         if better:
-            self.best, self.best_epoch = score, epoch
+            self.best, self.best_epoch, self.loss = score, epoch, loss
         return better, self.limit is not None and self.stale >= self.limit
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
         return {"best": self.best, "best_epoch": self.best_epoch, "stale": self.stale,
-                "top": self.top, "least": self.least}  # fmt: skip
+                "top": self.top, "least": self.least, "loss": self.loss}  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
         """From a checkpoint."""
         self.best, self.best_epoch, self.stale = state["best"], state["best_epoch"], state["stale"]
         self.top, self.least = state.get("top", self.best), state.get("least", self.least)
+        self.loss = state.get("loss", self.loss)
 
 
 class Shown(Protocol):

@@ -1,6 +1,6 @@
 """How long to train, and what is kept: the options of one training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from gnnscale.core.traits import Component
@@ -13,19 +13,20 @@ class Trainer(Component):
 
     epochs: at most. patience: stop after this many evaluations without a gain of more than
     min_delta on the validation split (None: never). monitor: what a gain is, and which weights are
-    the best: score, loss or both (``Patience``). time_budget_s: stop after the epoch in which
-    this many seconds of training were reached. clip: largest norm of all gradients together.
+    the best: score, loss, both or ranked (``Patience``). time_budget_s: stop after the epoch in
+    which this many seconds of training were reached. clip: largest norm of all gradients together.
     evaluate_every, checkpoint_every: in epochs. selection: the best weights, or those of the last
     epoch. decay: optimizer.weight_decay and l2 on all parameters, on the first layer's only (Kipf &
     Welling 2017, sec. 5.2), or on all of the model's but the last layer's (GNNAutoScale). l2: adds
     l2 / 2 ||w||^2 to the loss, the same gradient as Adam's and SGD's weight_decay; for optimizers
-    that have none (L-BFGS).
+    that have none (L-BFGS). decay_of: weight decay of the model's encoder, layers or head, in place
+    of what decay and optimizer.weight_decay say; None: as they say.
     """
 
     epochs: Count = 200
     patience: Count | None = None
     min_delta: NonNegative = 0.0
-    monitor: Literal["score", "loss", "both"] = "score"
+    monitor: Literal["score", "loss", "both", "ranked"] = "score"
     time_budget_s: Positive | None = None
     clip: Positive | None = None
     evaluate_every: Count = 1
@@ -33,3 +34,6 @@ class Trainer(Component):
     selection: Literal["best", "last"] = "best"
     decay: Literal["all", "first", "not_last"] = "all"
     l2: NonNegative = 0.0
+    decay_of: dict[Literal["encoder", "layers", "head"], NonNegative | None] = field(
+        default_factory=dict
+    )

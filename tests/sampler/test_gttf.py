@@ -379,3 +379,12 @@ def test_levels_are_prefixes_of_one_forest(sixty):
         assert torch.equal(deep.graph.edges[:n], top.graph.edges)
         assert torch.equal(deep.graph.indices[:n], top.graph.indices)
         assert torch.equal(deep.diag[: top.graph.n_dst], top.diag)
+
+
+def test_a_forest_that_is_too_large_is_refused_with_one_that_fits():
+    need = Need(16, "sym", "diag")
+    with pytest.raises(UsageError, match=r"of 16 levels .* change to sampler\.fanouts=2"):
+        GTTF(5, 512).check(need)
+    GTTF(2, 512).check(need)
+    with pytest.raises(UsageError, match=r"change to a smaller sampler\.batch_size"):
+        GTTF(2, 2**28).check(need)

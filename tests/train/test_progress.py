@@ -96,7 +96,23 @@ def test_both_keeps_weights_where_score_and_loss_are_best_together_and_waits_on_
     assert (patience.best, patience.best_epoch) == (0.6, 3)
 
 
-@pytest.mark.parametrize("monitor", ["score", "loss", "both"])
+def test_ranked_keeps_the_highest_score_and_the_lower_loss_of_a_tie_and_waits_on_either():
+    patience = Patience(2, 0.0, "ranked")
+    said = told(patience, [
+        (0.5, 1.0),
+        (0.6, 1.1),  # a higher score, whatever the loss
+        (0.5, 0.9),  # a lower loss alone: no weights, patience anew
+        (0.6, 1.2),  # a tie of the score with a higher loss
+        (0.6, 1.0),  # the same with a lower one than that of the weights kept
+        (0.5, 1.0),
+        (0.5, 1.0),
+    ])  # fmt: skip
+    assert [better for better, _ in said] == [True, True, False, False, True, False, False]
+    assert [stop for _, stop in said] == [*[False] * 6, True]
+    assert (patience.best, patience.best_epoch) == (0.6, 4)
+
+
+@pytest.mark.parametrize("monitor", ["score", "loss", "both", "ranked"])
 @pytest.mark.parametrize("cut", range(7))
 def test_state_goes_on_exactly_whatever_is_monitored(monitor, cut):
     pairs = [(0.1, 3.0), (0.3, 3.5), (0.2, 2.0), (0.3, 2.0), (0.2, 1.9), (0.4, 2.5), (0.1, 1.0)]
