@@ -1,17 +1,15 @@
 """SIGN: linear maps of several propagated features, side by side, then a classifier."""
 
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from gnnscale.architecture._base import ACTIVATIONS, NORMS, Dropout, Model
+from gnnscale.architecture._base import ACTIVATIONS, Model
+from gnnscale.architecture._feed_forward import feed_forward, linear
 from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Need
-from gnnscale.core.site import Dense
 from gnnscale.core.traits import Trait, traits
 from gnnscale.core.values import Count, Rate
 
@@ -29,20 +27,6 @@ HEADS = {
     "ffn": Usual(2, "prelu", "none"),
     "mlp": Usual(3, "relu", "batch"),
 }
-
-
-def maps(
-    widths: Sequence[int], first: float, dropout: float, act: str, norm: str
-) -> list[nn.Sequential]:
-    """Dropout, linear map, norm, activation for each pair of widths; the last is only linear.
-
-    One activation serves all of them, so that a PReLU has one slope. ``first``: the first rate.
-    """
-    shared, found = ACTIVATIONS[act](), []
-    for i, (a, b) in enumerate(pairwise(widths)):
-        after = [NORMS[norm](b), shared] if i < len(widths) - 2 else []
-        found.append(nn.Sequential(Dropout(dropout if i else first), Dense(a, b), *after))
-    return found
 
 
 class SIGN(Model):
@@ -100,12 +84,14 @@ class SIGN(Model):
         apart, r = head != "mlp", shape.operators
         widths = [shape.features, *[hidden] * depth]
         self.parts = nn.ModuleList(
-            nn.Sequential(*maps(widths, input_dropout, dropout, act, norm))
+            nn.Sequential(*feed_forward(widths, input_dropout, dropout, act, norm))
             for _ in range(r if apart else 0)
         )
         self.act = ACTIVATIONS[act if apart else "none"]()
         widths = [r * (hidden if apart else shape.features), *[hidden] * (depth - 1), shape.classes]
-        *blocks, self.head = maps(widths, dropout if apart else input_dropout, dropout, act, norm)
+        *blocks, self.head = feed_forward(
+            widths, dropout if apart else input_dropout, dropout, act, norm
+        )
         self.hidden = nn.ModuleList(blocks)
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -120,8 +106,4 @@ class SIGN(Model):
     def first(self) -> list[nn.Parameter]:
         """The linear maps that read features."""
         readers = self.parts if len(self.parts) else [*self.hidden, self.head][:1]
-        return [p for part in readers for p in _map(part).parameters()]
-
-
-def _map(part: nn.Module) -> nn.Module:
-    return next(m for m in part.modules() if isinstance(m, Dense))
+        return [p for part in readers for p in linear(part).parameters()]
