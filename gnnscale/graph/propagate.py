@@ -119,6 +119,25 @@ def bethe(adj: Adjacency, dtype: torch.dtype) -> Operator:
     return lambda x: hop.reduce(lambda h: h, x)
 
 
+def two_steps(adj: Adjacency, dtype: torch.dtype) -> Operator:
+    """min(A^2, 1): the pairs that two steps join, a node and itself too. Edge weights have no part.
+
+    Chen, Chen & Bruna, ICLR 2021, arXiv:2010.15116 (``min_triangle`` of its code). The pairs are
+    held in memory, at most sum_i d_i^2 of them.
+    """
+    ones = np.ones(adj.n_edges, np.float32)
+    a = scipy.sparse.csr_matrix(
+        (ones, adj.indices.numpy(), adj.indptr.numpy()), (adj.n_dst, adj.n_src)
+    )
+    two = a @ a
+    two.sort_indices()
+    pairs = Adjacency(
+        torch.from_numpy(two.indptr.astype(np.int64)),
+        torch.from_numpy(two.indices.astype(np.int32)), adj.n_src,
+    )  # fmt: skip
+    return one_step(pairs, Need(1), dtype)
+
+
 def columns(x: Tensor | SparseRows, width: int) -> Iterator[tuple[int, Tensor]]:
     """(first column, [N, <= width] dense block) of features that may be sparse."""
     if isinstance(x, Tensor):

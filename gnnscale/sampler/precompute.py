@@ -35,6 +35,12 @@ from gnnscale.sampler._base import Sampler, seed_batches
 
 PREDICTED = 16384
 """Rows per batch of predictions."""
+FAMILIES = {
+    "bethe": propagate.bethe,
+    "min_triangle": propagate.two_steps,
+    "motif_triangle": propagate.triangle,
+}
+"""Operators that no model's hop is, of GA-MLP's."""
 GIB = 2**30
 
 
@@ -203,8 +209,10 @@ class Precompute(Stack):
     """X, S X, ..., S^K X for one operator S of the graph.
 
     Args:
-        powers: K. operator: sym D^-1/2 A D^-1/2, row D^-1 A, none A, or bethe (GA-MLP-H: the
-            shifted Bethe Hessian). self_loops: A + I for A; bethe has none.
+        powers: K. operator: sym D^-1/2 A D^-1/2, row D^-1 A, none A (GA-MLP-A), or one of GA-MLP's
+            others: bethe, the shifted Bethe Hessian (GA-MLP-H); min_triangle, min(A^2, 1);
+            motif_triangle, A o A^2 with rows summing to 1. self_loops: A + I for A; GA-MLP's others
+            have none.
         keep: ``all`` powers, or the ``last``: all that SGC reads.
         batch_size, dtype, storage, max_gib: see ``Stack``.
     """
@@ -212,7 +220,7 @@ class Precompute(Stack):
     def __init__(
         self,
         powers: Whole = 2,
-        operator: Literal["sym", "row", "none", "bethe"] = "sym",
+        operator: Literal["sym", "row", "none", "bethe", "min_triangle", "motif_triangle"] = "sym",
         self_loops: bool = True,
         keep: Literal["all", "last"] = "all",
         batch_size: Count | None = 4096,
@@ -243,8 +251,8 @@ class Precompute(Stack):
 
     def chains(self, data: GraphData) -> Sequence[Chain]:
         """One."""
-        if self.operator == "bethe":
-            return [Chain(propagate.bethe(data.graph, data.x.dtype), self.powers)]
+        if self.operator in FAMILIES:
+            return [Chain(FAMILIES[self.operator](data.graph, data.x.dtype), self.powers)]
         need = Need(1, self.operator, "diag" if self.self_loops else "none")
         step = propagate.one_step(data.graph, need, data.x.dtype, data.weight)
         return [Chain(step, self.powers)]

@@ -5,7 +5,7 @@ from gnnscale.core.hop import Need
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.sparse import SparseRows
 from gnnscale.graph import propagate
-from gnnscale.graph.propagate import Chain, bethe, columns, diffusion, one_step, triangle
+from gnnscale.graph.propagate import Chain, bethe, columns, diffusion, one_step, triangle, two_steps
 from gnnscale.graph.simple import simple
 
 F64 = torch.float64
@@ -123,6 +123,14 @@ def test_bethe_is_the_shifted_hessian(sixty, dense):
     eye, d = torch.eye(60, dtype=F64), torch.diag(a.sum(1))
     want = 8 * eye - ((c - 1) * eye - c.sqrt() * a + d)
     torch.testing.assert_close(bethe(sixty.graph, F64)(sixty.x), want @ sixty.x)
+
+
+@pytest.mark.parametrize("name", [*GRAPHS, "sixty", "six"])
+def test_two_steps_are_the_pairs_they_join(name, sixty, six, dense):
+    adj = {**GRAPHS, "sixty": sixty.graph, "six": six}[name]
+    a = dense(adj)
+    x = torch.randn(adj.n_dst, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(two_steps(adj, F64)(x), (a @ a > 0).double() @ x)
 
 
 def test_columns_of_sparse_features(sixty):

@@ -63,6 +63,23 @@ def test_rows_are_dense_powers(sixty, dense):
     assert torch.equal(last.sample(index, KEY).x, batch.x[:, 3:])
 
 
+def test_families_of_ga_mlp(sixty, dense):
+    a, eye = dense(sixty.graph), torch.eye(60, dtype=torch.float64)
+    c = a.sum() / 60
+    t = a * (a @ a)
+    operators = {
+        "none": a,
+        "bethe": (9 - c) * eye + c.sqrt() * a - torch.diag(a.sum(1)),
+        "min_triangle": (a @ a > 0).double(),
+        "motif_triangle": t / t.sum(1, keepdim=True).clamp(min=1),
+    }
+    for name, m in operators.items():
+        want = torch.stack([sixty.x, m @ sixty.x, m @ m @ sixty.x], 1)
+        sampler = made(sixty, Precompute(2, name, self_loops=False))
+        got = sampler.sample(torch.arange(60), KEY).x
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
+
+
 def test_sign_is_powers_diffusions_and_triangles(sixty, dense):
     a = dense(sixty.graph)
     s, eye = sym(a), torch.eye(60, dtype=a.dtype)
