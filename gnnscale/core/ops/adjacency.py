@@ -104,6 +104,12 @@ class Adjacency:
             device=self.device,
         )  # fmt: skip
 
+    @cached_property
+    def edgewise(self) -> "Adjacency":
+        """The same rows over edges in place of sources: for values that edges have of their own."""
+        each = torch.arange(self.n_edges, dtype=torch.int32, device=self.device)
+        return Adjacency(self.indptr, each, self.n_edges)
+
     def to(self, device: torch.device | str) -> "Adjacency":
         """The same edges on another device: itself if it is there already, and moved only once."""
         device = torch.device(device)
