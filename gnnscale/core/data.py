@@ -98,6 +98,7 @@ class Shape:
     aggregated: whether the features are [A X || X], a node beside its neighbourhood, already.
     codes: how many of the features, the last ones, are a one-hot code of the distance to the root.
     views: further views of the same seeds in every batch.
+    edge_features: columns of ``Hop.edge``; 0 where batches carry none.
     """
 
     features: int
@@ -107,6 +108,7 @@ class Shape:
     aggregated: bool = False
     codes: int = 0
     views: int = 0
+    edge_features: int = 0
 
 
 @dataclass(frozen=True)
