@@ -159,10 +159,10 @@ class Shape:
     aggregated: whether the features are [A X || X], a node beside its neighbourhood, already.
     codes: how many of the features, the last ones, are a one-hot code of the distance to the root.
     views: further views of the same seeds in every batch. level: what labels are of, node or graph.
-    categories: sizes of the tables
-    that the columns of integer features count into; () where features are numbers.
-    edge_features, edge_categories: the same of edges; 0 and () where batches carry none.
-    log_degree: mean of log(degree + 1) over the nodes that training sees.
+    categories: sizes of the tables that the columns of integer features count into; () where
+    features are numbers. edge_features: columns of ``Hop.edge``, edge_categories: the same of its
+    codes; 0 and () where batches carry none. log_degree: mean of log(degree + 1) over the nodes
+    that training sees.
     """
 
     features: int

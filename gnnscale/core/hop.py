@@ -120,7 +120,7 @@ class Hop:
         """
         if op == "sum":
             raise ValueError("aggregator 'sum' is an operator over sources; edges take 'add'")
-        return Hop(self.graph.incidence)._reduce(full(values), op, None)
+        return Hop(self.graph.edgewise)._reduce(full(values), op, None)
 
     def _operator(self, m: Tensor) -> Tensor:
         z = m if self.src is None else m * self.src.unsqueeze(1)

@@ -93,12 +93,6 @@ class Adjacency:
         return Adjacency(indptr, indices, self.n_dst, edges)
 
     @cached_property
-    def incidence(self) -> "Adjacency":
-        """The edges as sources of their destinations, so that values of edges aggregate as rows."""
-        ids = torch.arange(self.n_edges, dtype=torch.int32, device=self.device)
-        return Adjacency(self.indptr, ids, self.n_edges)
-
-    @cached_property
     def dgl(self):
         """The same edges as a DGL graph (square) or block, int32, in row order."""
         unnamed = torch.empty(0, dtype=torch.int32, device=self.device)  # edge ids in row order
@@ -109,6 +103,12 @@ class Adjacency:
             ("csc", columns), num_src_nodes=self.n_src, num_dst_nodes=self.n_dst,
             device=self.device,
         )  # fmt: skip
+
+    @cached_property
+    def edgewise(self) -> "Adjacency":
+        """The same rows over edges in place of sources: for values that edges have of their own."""
+        each = torch.arange(self.n_edges, dtype=torch.int32, device=self.device)
+        return Adjacency(self.indptr, each, self.n_edges)
 
     def to(self, device: torch.device | str) -> "Adjacency":
         """The same edges on another device: itself if it is there already, and moved only once."""
