@@ -6,9 +6,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from gnnscale.architecture._base import ACTIVATIONS, NORMS, Dropout, Model, Pool, divisible
+from gnnscale.architecture._base import ACTIVATIONS, NORMS, Dropout, Model, divisible
 from gnnscale.architecture._convolution import Aggr, Conv, Convolution
 from gnnscale.architecture._coupling import Coupling, Unit
+from gnnscale.architecture._encoder import edge_encoder, encoder
+from gnnscale.architecture._readout import Pool
 from gnnscale.core.batch import Memo
 from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError
@@ -60,11 +62,12 @@ class Deep(Model):
             self.conv, self.aggr, self.heads, self.attention_dropout, self.self_loops
         )
         self.need = replace(self.kind.need(1), stem=True)
-        entry = Dense(shape.features, width)
+        entry = encoder(shape, width)
         self.encoder = (
             nn.Sequential(Dropout(self.input_dropout), entry) if self.input_dropout else entry
         )
-        self.edges = shape.edge_features if self.conv == "gen" else 0
+        edged = shape.edge_features or shape.edge_categories
+        self.edges = width if edged and self.conv == "gen" else 0
         self.layers.append(self.composite())
         self.head = Dense(width, shape.classes, rows="dst")
         if shape.readout != "center":
@@ -81,24 +84,30 @@ class Composite(nn.Module):
     The norm is taken over all rows, as in every step.
 
     Args:
-        steps: called as steps(hop, h, memo). width: D. edges: width of the edge features that the
-            steps read, mapped to D columns here; 0: they read none. norm, act, drop: of what
+        steps: called as steps(hop, h, memo). width: D. edge: maps edge features to the D columns
+            that the steps read; None: they read none. norm, act, drop: of what
             follows; "none", "none" and 0.0 for nothing.
 
     Shapes: h [N, D] -> [N, D].
     """
 
     def __init__(
-        self, steps: nn.Module, width: int, edges: int, norm: str, act: str, drop_out: float
+        self,
+        steps: nn.Module,
+        width: int,
+        edge: nn.Module | None,
+        norm: str,
+        act: str,
+        drop_out: float,
     ):
         super().__init__()
         self.steps, self.drop_out = steps, drop_out
-        self.edge = Dense(edges, width, rows="edges") if edges else None
+        self.edge = edge
         self.norm, self.act = NORMS[norm](width), ACTIVATIONS[act]()
 
     def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:
         """All steps."""
-        edge = None if self.edge is None else self.edge(hop.edge, hop)
+        edge = None if self.edge is None else self.edge(hop.edge)
         z = self.steps(replace(hop, edge=edge), h, memo)
         z = self.act(self.norm(z))
         return hop.drop(z, self.drop_out) if self.training else z
@@ -127,7 +136,7 @@ class Coupled(Deep):
 
     def units(self) -> Sequence[Sequence[nn.Module]]:
         """Layers with weights of their own."""
-        each, edge = self.hidden // self.groups, self.hidden if self.edges else 0
+        each, edge = self.hidden // self.groups, self.edges
 
         def unit() -> Unit:
             return Unit(self.kind.make(each, edge), each, self.norm, self.act)
@@ -143,4 +152,5 @@ class Coupled(Deep):
                 "architecture.groups=2, or architecture.keep_activations=true"
             )
         coupling = Coupling(self.units(), self.depth, self.dropout, self.keep_activations)
-        return Composite(coupling, self.hidden, self.edges, self.norm, self.act, self.dropout)
+        edge = edge_encoder(self.shape, self.hidden) if self.edges else None
+        return Composite(coupling, self.hidden, edge, self.norm, self.act, self.dropout)
