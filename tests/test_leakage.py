@@ -9,10 +9,11 @@ from compositions import CATALOG, toy, train
 from gnnscale.core.data import GraphData
 from gnnscale.core.errors import CompositionError
 from gnnscale.dataset.synthetic import Synthetic
+from gnnscale.dataset.synthetic_graphs import SyntheticGraphs
 from gnnscale.graph.simple import simple
 from gnnscale.train import checkpoint
 
-LOAD = Synthetic.load
+LOADS = {source: source.load for source in (Synthetic, SyntheticGraphs)}
 
 
 def hidden_labels(data: GraphData) -> GraphData:
@@ -38,9 +39,25 @@ def hidden_rows(data: GraphData) -> GraphData:
     return hidden_labels(data).with_(graph=graph, x=x)
 
 
+def hidden_graphs(data: GraphData) -> GraphData:
+    """Graphs outside the training split: NaN features, other labels, a path in place of edges."""
+    owner = torch.repeat_interleave(torch.arange(data.items), data.offsets.diff())
+    hidden = ~data.mask("train")[owner]
+    inside = ~hidden[data.graph.dst]
+    path = (hidden[1:] & (owner[1:] == owner[:-1])).nonzero().squeeze(1)
+    src = torch.cat([data.graph.indices[inside].long(), path])
+    dst = torch.cat([data.graph.dst[inside].long(), path + 1])
+    graph, _ = simple(src, dst, data.nodes)
+    return hidden_labels(data).with_(
+        graph=graph, x=data.x.masked_fill(hidden.unsqueeze(1), float("nan")),
+        edge=torch.ones(graph.n_edges, data.edge.shape[1]),
+    )  # fmt: skip
+
+
 def trained(monkeypatch, folder, plan, change):
     """(weights, losses) after training on the changed data."""
-    monkeypatch.setattr(Synthetic, "load", lambda self, seed: change(LOAD(self, seed)))
+    for source, load in LOADS.items():
+        monkeypatch.setattr(source, "load", lambda self, seed, load=load: change(load(self, seed)))
     train(plan, folder)
     lines = (folder / "seed-0/metrics.jsonl").read_text().splitlines()
     return (
@@ -80,9 +97,13 @@ def label(chosen: dict) -> str:
 @pytest.mark.parametrize("inductive", [True, False])
 def test_training_does_not_see_what_is_hidden(inductive, chosen, tmp_path, monkeypatch):
     def open_(data):
+        if data.offsets is not None:  # edges of training graphs keep their places, not their rows
+            return data.with_(edge=torch.ones_like(data.edge))
         return data.with_(inductive=inductive)
 
     def poisoned(data):
+        if data.offsets is not None:
+            return hidden_graphs(data)
         return open_(hidden_rows(data) if inductive else hidden_labels(data))
 
     weights, losses = trained(monkeypatch, tmp_path / "a", fitting(chosen), open_)
