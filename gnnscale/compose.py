@@ -364,3 +364,13 @@ def build(
 def stages(plan: Plan) -> list[Any]:
     """The recipe's stages, in order."""
     return [bound.make() for bound in plan.parts["recipe"]]
+
+
+def take_up(plan: Plan, run: Run, folder: Path) -> None:
+    """Make ``run`` what it was when the seed in ``folder`` was finished: its weights, and how it
+    predicts.
+    """
+    run.restore(folder)
+    for stage in stages(plan):
+        if stage.lasting:
+            stage(run)

@@ -125,7 +125,7 @@ def predict(
     about = record.data
     run = compose.build(plan, seed, where, shape=Shape(about["features"], about["classes"]))
     same_schema(run.data, record)
-    run.restore(where)
+    compose.take_up(plan, run, where)
     everyone = torch.arange(run.data.items)
     logits = run.inference(run.model, run.data, everyone, run.device).float().cpu()
     _write(run.data, logits, about["kind"], about["facts"].get("classes"), target)
@@ -222,7 +222,7 @@ def rescoring(
     plan = take_up(folder, [o for o in typed if o != "recipe=evaluate"], catalog, trusted)
     config, _ = compose.compose(["recipe=evaluate"], catalog)
     merged = {**plan.config, "run": str(folder.resolve())}
-    merged["recipe"] = _pointed(config["recipe"], folder)
+    merged["recipe"] = _pointed(config["recipe"], folder, _lasting(plan))
     # what only training reads: the teacher and the terms that compare with it
     merged["teacher"] = {**(merged.get("teacher") or {}), "run": None}
     merged["distillation"] = {}
@@ -231,7 +231,14 @@ def rescoring(
     return compose.check(merged, chosen, catalog, trusted), seeds
 
 
-def _pointed(recipe: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The recipe with every stage that reads a run pointed at ``folder``."""
+def _lasting(plan: Plan) -> list[Any]:
+    """The stages of a recipe that alter how a finished run predicts."""
+    nodes = plan.config["recipe"]["stages"]
+    return [n for n, b in zip(nodes, plan.parts["recipe"], strict=True)
+            if getattr(b.cls, "lasting", False)]  # fmt: skip
+
+
+def _pointed(recipe: Mapping[str, Any], folder: Path, between: list[Any]) -> dict[str, Any]:
+    """The recipe, every stage that reads a run pointed at ``folder``, others before its last."""
     stages = [{**s, "run": str(folder.resolve())} if "run" in s else s for s in recipe["stages"]]
-    return {**recipe, "stages": stages}
+    return {**recipe, "stages": [*stages[:-1], *between, stages[-1]]}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gnnscale.catalog import Catalog
-from gnnscale.compose import Plan, build, check, stages
+from gnnscale.compose import Plan, build, check, stages, take_up
 from gnnscale.core.environment import revision, versions
 from gnnscale.core.errors import UsageError
 from gnnscale.core.lock import LOCK, locked
@@ -171,7 +171,7 @@ def teach(plan: Plan, seed: int, folder: Path) -> Run:
             f"another split. Type: gnnscale train resume={source} seeds={seed + 1}"
         )
     run = build(stored, seed, own)
-    run.restore(own)
+    take_up(stored, run, own)
     return run
 
 

@@ -116,7 +116,7 @@ def build(origin: Origin, scratch: Path, name: str | None = None) -> Subject:
     if where is None:
         run.model.to(run.device)
     else:
-        run.restore(where)
+        compose.take_up(plan, run, where)
         if (where / "teacher.pt").exists():
             table = checkpoint.load(where / "teacher.pt")
             run.teacher = Teacher(logits=table["logits"], source=table["source"])

@@ -110,8 +110,8 @@ def _inverse_root(d: np.ndarray) -> np.ndarray:
 
 
 def diffusion(x: Matrix, graph: Adjacency) -> np.ndarray:
-    """Ten steps of x <- x - (I - S) x / 2, with S = D^-1/2 A D^-1/2; as wide as ``x``."""
-    a = _matrix(graph)
+    """Ten steps of x <- x - (I - S) x / 2, S = D~^-1/2 (A + I) D~^-1/2; as wide as ``x``."""
+    a = _matrix(graph) + sp.identity(graph.n_dst, format="csr")
     root = _inverse_root(np.asarray(a.sum(1)).ravel())
     s = (sp.diags(root) @ a @ sp.diags(root)).astype(np.float32)
     x = x.toarray() if sp.issparse(x) else x

@@ -40,7 +40,8 @@ class Run:
     ``train_ids``). ``make_optimizer(parameter groups)`` and ``make_scheduler(optimizer)`` come from
     the composition, as do ``make_model()``, a further model with weights of its own (drawn from
     torch's generator), and ``make_teacher(folder)``, which trains the teacher's composition there
-    and returns its finished run.
+    and returns its finished run. ``kept`` holds plain values that a stage found out and that a
+    finished run taken up again needs; they are in the checkpoint.
     """
 
     folder: Path
@@ -62,6 +63,7 @@ class Run:
     listeners: Listeners = field(default_factory=lambda: Listeners(()))
     teacher: Teacher | None = None
     notes: list[str] = field(default_factory=list)
+    kept: dict[str, Any] = field(default_factory=dict)
     epoch: int = 0
     finished: bool = False
 
@@ -258,6 +260,7 @@ class Run:
             "patience": self.patience.state(),
             "best": self.best,
             "meter": self.meter.state(),
+            "kept": self.kept,
         }
 
     def save(self) -> None:
@@ -275,6 +278,7 @@ class Run:
         self.sampler.load(state["sampler"])
         self.patience.load(state["patience"])
         self.best = state["best"]
+        self.kept = dict(state.get("kept", {}))
         self.meter.load(state["meter"])
         curve.drop(self.folder, self.epoch)  # they are trained again
 
@@ -288,6 +292,7 @@ class Run:
         state = checkpoint.load(folder / "checkpoint.pt")
         self.model.load_state_dict(state["model"] if state["best"] is None else state["best"])
         self.model.to(self.device)
+        self.kept = dict(state.get("kept", {}))
         self.epoch = state["epoch"]
         self.patience.load(state["patience"])
 
