@@ -1,7 +1,7 @@
 """Reversible layers: grouped additive coupling whose activations are recomputed, never kept.
 
 Li, Mueller, Ghanem & Koltun, "Training Graph Neural Networks with 1000 Layers", ICML 2021,
-arXiv:2106.07476, sec. 3.2 (after Gomez et al., NeurIPS 2017). Departs from the authors' code:
+arXiv:2106.07476 (after Gomez et al., NeurIPS 2017). Departs from the authors' code:
 
 - One autograd function spans all layers and keeps the last output alone; no storage is freed
   behind autograd's back, so the input stays what it was, also without gradients.
@@ -33,7 +33,7 @@ STRIDE = 0x9E3779B97F4A7C15
 
 
 class Unit(nn.Module):
-    """f(u) = conv(m * act(norm(u))), with m a dropout mask (sec. 3.2: norm, ReLU, dropout, conv).
+    """f(u) = conv(m * act(norm(u))), with m a dropout mask: the order of RevGNN.
 
     Args:
         conv: called as conv(hop, u, memo). width: of u. norm, act: names in ``NORMS`` and
@@ -56,7 +56,7 @@ class Coupling(nn.Module):
     """Layers of grouped additive coupling: X'_0 = sum_{i>1} X_i, X'_i = f_i(X'_{i-1}) + X_i.
 
     The C groups X_i are consecutive columns. Inverse: X_i = X'_i - f_i(X'_{i-1}) for i = C .. 2,
-    then X_1 = X'_1 - f_1(X'_0). Eq. 5 to 8 of the paper. One dropout mask [N, D] serves all layers
+    then X_1 = X'_1 - f_1(X'_0). One dropout mask [N, D] serves all layers
     of a pass, cut into groups. With one group X' = X + f(X), a plain residual layer, which has no
     such inverse.
 

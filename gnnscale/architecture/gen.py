@@ -25,9 +25,9 @@ class GENConv(nn.Module):
     """h_i' = MLP(h_i + aggr_j m_ij), m_ij = ReLU(h_j [+ edge(e_ij)]) + 1e-7.
 
     MLP = Linear(d, 2 d), norm, ReLU, Linear(2 d, d'). Li, Xiong, Thabet & Ghanem, "DeeperGCN",
-    arXiv:2006.07739, eq. 6 and sec. 3.2; ``max`` in RevGNN (Li et al., ICML 2021). Aggregators, per
-    column: ``max``; ``softmax``, sum_j softmax_j(t m_ij) m_ij (eq. 3); ``power``,
-    (mean_j m_ij^p)^(1/p) (eq. 4); ``mean``; ``add``. All of them are 0 without neighbours.
+    arXiv:2006.07739; ``max`` in RevGNN (Li et al., ICML 2021). Aggregators, per
+    column: ``max``; ``softmax``, sum_j softmax_j(t m_ij) m_ij; ``power``,
+    (mean_j m_ij^p)^(1/p); ``mean``; ``add``. All of them are 0 without neighbours.
 
     Departs from it: messages are not clamped to [1e-7, 10] before they are raised to p, but divided
     by the largest of the batch in their column, which changes nothing but that it can't overflow.

@@ -90,7 +90,7 @@ def test_gradients_of_scale_edges_and_input(aggr, edge, six, features):
 
 
 def test_limits_of_the_aggregators(six, features):
-    """Li et al., sec. 3.2: t -> 0 and p = 1 are the mean, t -> inf and p -> inf the maximum."""
+    """t -> 0 and p = 1 are the mean, t -> inf and p -> inf the maximum."""
 
     def aggregate(aggr, scale):
         conv = GENConv(5, 4, aggr, scale).double()
