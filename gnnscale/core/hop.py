@@ -146,6 +146,13 @@ class Hop:
         """
         return fn(h_src.index_select(0, self.graph.indices), h_dst.index_select(0, self.graph.dst))
 
+    def scores(self, x: Tensor, y: Tensor, a: Tensor, slope: float) -> Tensor:
+        """sum_d a_hd LeakyReLU(x_jhd + y_ihd) per edge: additive attention, one value per head.
+
+        Shapes: x [n_src, heads, D], y [n_dst, heads, D], a [heads, D] -> [E, heads].
+        """
+        return ops.additive(self.graph, x, y, a, slope)
+
     def softmax(self, e: Tensor) -> Tensor:
         """Softmax over the in-edges of each destination, [E, heads] -> [E, heads]."""
         return ops.softmax(self.graph, e)

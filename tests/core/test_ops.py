@@ -138,6 +138,25 @@ def test_softmax_of_large_values_does_not_overflow(kernel):
     torch.testing.assert_close(ops.softmax(graph, e), want)
 
 
+def by_pairs(adj, x, y, a, slope):
+    """[E, H] with a value per edge and column in between."""
+    s = x[adj.indices.long()] + y[adj.dst.long()]
+    return (torch.nn.functional.leaky_relu(s, slope) * a).sum(-1)
+
+
+def test_additive_scores(kernel, adj, monkeypatch):
+    monkeypatch.setattr(ops.torch_kernels, "CHUNK", 3)  # more than one piece
+    x, y, a = randn(adj.n_src, 2, 3), randn(adj.n_dst, 2, 3, seed=1), randn(2, 3, seed=2)
+    same(ops.additive(adj, x, y, a, 0.2), by_pairs(adj, x, y, a, 0.2), x, y, a)
+
+
+def test_additive_scores_of_one_tensor_at_both_ends(kernel):
+    graph = bipartite(1, 11, 11)
+    x, a = randn(11, 2, 3), randn(2, 3, seed=2)
+    turned = x.transpose(0, 1).contiguous().transpose(0, 1)  # any memory layout
+    same(ops.additive(graph, turned, x, a, 0.1), by_pairs(graph, x, x, a, 0.1), x, a)
+
+
 def test_gradcheck(kernel):
     graph = bipartite(3, 5, 6, 6)
     assert graph.n_edges > 4
@@ -149,6 +168,9 @@ def test_gradcheck(kernel):
     assert gradcheck(lambda x: ops.extreme(graph, x, 1), (x,), fast_mode=True)
     assert gradcheck(lambda x: ops.extreme(graph, x, -1), (x,), fast_mode=True)
     assert gradcheck(lambda e: ops.softmax(graph, e), (ww,), fast_mode=True)
+    a = randn(2, 2, seed=3)
+    ends = (heads, randn(5, 2, 2, seed=4), a)
+    assert gradcheck(lambda x, y, a: ops.additive(graph, x, y, a, 0.2), ends, fast_mode=True)
 
 
 def test_empty_rows_are_zero(kernel, adj):
@@ -227,6 +249,7 @@ def test_numba_is_bitwise_the_same_under_one_and_two_threads():
         outs = [
             ops.total(graph, flat), ops.total(graph, x, w), ops.extreme(graph, flat, 1),
             ops.extreme(graph, flat, -1), ops.softmax(graph, w),
+            ops.additive(graph, x, x[:500], x[0], 0.2),
         ]  # fmt: skip
         loss = sum((out * torch.randn(out.shape, generator=torch.Generator().manual_seed(8))).sum()
                    for out in outs)  # fmt: skip
@@ -240,7 +263,7 @@ def test_numba_is_bitwise_the_same_under_one_and_two_threads():
         two = everything()
     finally:
         numba.set_num_threads(before)
-    assert len(one) == 7
+    assert len(one) == 8
     for a, b in zip(one, two, strict=True):
         assert torch.equal(a, b)
 

@@ -1,7 +1,7 @@
 """Message-passing products with gradients, over interchangeable kernels.
 
 ``hardware.kernel`` picks the backend: ``dgl``, ``numba``, ``torch`` or ``auto`` (per product the
-fastest one measured on that device). A backend is a module with eight functions on raw tensors;
+fastest one measured on that device). A backend is a module with ten functions on raw tensors;
 gradients are written once, here.
 """
 
@@ -111,6 +111,20 @@ class _Softmax(torch.autograd.Function):
         return None, backend("softmax", g.device).softmax_back(ctx.adj, s, g)
 
 
+class _Additive(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, adj, x, y, a, slope):
+        ctx.adj, ctx.slope = adj, slope
+        ctx.save_for_backward(x, y, a)
+        return backend("additive", x.device).additive(adj, x, y, a, slope)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        kernel = backend("additive", g.device)
+        return None, *kernel.additive_back(ctx.adj, *ctx.saved_tensors, ctx.slope, g), None
+
+
 def full(x: Tensor) -> Tensor:
     """At least float32: sums over thousands of neighbours are not taken in half precision."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
@@ -146,3 +160,12 @@ def softmax(adj: Adjacency, e: Tensor) -> Tensor:
     """Softmax over the in-edges of each destination. Shapes: [E, H] -> [E, H]."""
     tell("softmax", adj, e.shape[1])
     return _Softmax.apply(adj, full(e))
+
+
+def additive(adj: Adjacency, x: Tensor, y: Tensor, a: Tensor, slope: float) -> Tensor:
+    """sum_d a_hd LeakyReLU(x_jhd + y_ihd) of every edge j -> i, without a value per edge and d.
+
+    Shapes: x [n_src, H, D], y [n_dst, H, D], a [H, D] -> [E, H].
+    """
+    tell("additive", adj, x[0].numel() if len(x) else 0)
+    return _Additive.apply(adj, full(x), full(y), full(a), slope)

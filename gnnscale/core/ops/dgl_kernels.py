@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from gnnscale.core.host import dgl
+from gnnscale.core.ops import torch_kernels
 from gnnscale.core.ops.adjacency import Adjacency
 
 try:
@@ -52,3 +53,7 @@ def softmax_back(adj: Adjacency, s: Tensor, g: Tensor) -> Tensor:
     """Gradient of ``softmax`` from its result. s [E, H], g [E, H] -> [E, H]."""
     inner = dgl.ops.copy_e_sum(adj.dgl, s * g)
     return s * (g - torch.index_select(inner, 0, adj.dst))
+
+
+additive, additive_back = torch_kernels.additive, torch_kernels.additive_back
+"""DGL's own would hold a value per edge and column."""

@@ -95,6 +95,48 @@ def _softmax_back(indptr, s, g, out):
                 out[k, h] = s[k, h] * (g[k, h] - inner)
 
 
+@compiled(parallel=True, fastmath={"reassoc"})
+def _additive(indptr, indices, x, y, a, slope, out):
+    for i in numba.prange(len(indptr) - 1):
+        for e in range(indptr[i], indptr[i + 1]):
+            j = indices[e]
+            for h in range(x.shape[1]):
+                total = x.dtype.type(0)
+                for d in range(x.shape[2]):
+                    s = x[j, h, d] + y[i, h, d]
+                    total += a[h, d] * (s if s > 0 else slope * s)
+                out[e, h] = total
+
+
+@compiled(parallel=True)
+def _additive_back_dst(indptr, indices, x, y, a, slope, g, gy, ga):
+    """Rows in as many runs as ``ga`` has, so that its sum does not depend on threads."""
+    n, runs = len(indptr) - 1, len(ga)
+    for run in numba.prange(runs):
+        for i in range(run * n // runs, (run + 1) * n // runs):
+            for e in range(indptr[i], indptr[i + 1]):
+                j = indices[e]
+                for h in range(x.shape[1]):
+                    r = g[e, h]
+                    for d in range(x.shape[2]):
+                        s = x[j, h, d] + y[i, h, d]
+                        k = x.dtype.type(1) if s > 0 else slope
+                        gy[i, h, d] += r * k * a[h, d]
+                        ga[run, h, d] += r * k * s
+
+
+@compiled(parallel=True)
+def _additive_back_src(indptr, indices, edges, x, y, a, slope, g, gx):
+    for j in numba.prange(len(indptr) - 1):
+        for k in range(indptr[j], indptr[j + 1]):
+            i = indices[k]
+            for h in range(x.shape[1]):
+                r = g[edges[k], h]
+                for d in range(x.shape[2]):
+                    s = x[j, h, d] + y[i, h, d]
+                    gx[j, h, d] += r * a[h, d] * (x.dtype.type(1) if s > 0 else slope)
+
+
 def _array(x: Tensor) -> np.ndarray:
     return x.detach().contiguous().numpy()
 
@@ -157,3 +199,30 @@ def softmax_back(adj: Adjacency, s: Tensor, g: Tensor) -> Tensor:
     out = torch.empty_like(s)
     _softmax_back(adj.indptr.numpy(), _array(s), _array(g), out.numpy())
     return out
+
+
+RUNS = 64
+"""Partial sums over rows of what is summed over all of them."""
+
+
+def additive(adj: Adjacency, x: Tensor, y: Tensor, a: Tensor, slope: float) -> Tensor:
+    """sum_d a_d leaky(x_j + y_i)_d of each edge. x, y [n, H, D], a [H, D] -> [E, H]."""
+    out = x.new_empty(adj.n_edges, x.shape[1])
+    ends = _array(x), _array(y), _array(a)
+    _additive(*_rows(adj), *ends, ends[0].dtype.type(slope), out.numpy())
+    return out
+
+
+def additive_back(
+    adj: Adjacency, x: Tensor, y: Tensor, a: Tensor, slope: float, g: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of ``additive`` in x, y and a, from g [E, H]."""
+    back = adj.T
+    assert back.edges is not None
+    gx, gy = (t.new_zeros(t.shape) for t in (x, y))
+    ga = a.new_zeros(RUNS, *a.shape)
+    ends = _array(x), _array(y), _array(a)
+    given = (*ends, ends[0].dtype.type(slope), _array(g))
+    _additive_back_dst(*_rows(adj), *given, gy.numpy(), ga.numpy())
+    _additive_back_src(*_rows(back), back.edges.numpy(), *given, gx.numpy())
+    return gx, gy, ga.sum(0)

@@ -1,8 +1,10 @@
 """Plain torch on CSR tensors: any device, and the oracle for the others."""
 
 import warnings
+from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gnnscale.core.ops.adjacency import Adjacency
@@ -78,3 +80,37 @@ def softmax_back(adj: Adjacency, s: Tensor, g: Tensor) -> Tensor:
     rows = adj.dst.long().unsqueeze(1).expand(-1, s.shape[1])
     inner = s.new_zeros(adj.n_dst, s.shape[1]).scatter_add_(0, rows, s * g)
     return s * (g - inner.index_select(0, adj.dst))
+
+
+CHUNK = 1 << 18
+"""Edges whose columns are there at a time."""
+
+
+def additive(adj: Adjacency, x: Tensor, y: Tensor, a: Tensor, slope: float) -> Tensor:
+    """sum_d a_d leaky(x_j + y_i)_d of each edge. x, y [n, H, D], a [H, D] -> [E, H]."""
+    out = x.new_empty(adj.n_edges, x.shape[1])
+    for part, j, i in _chunks(adj):
+        out[part] = (F.leaky_relu(x[j] + y[i], slope) * a).sum(-1)
+    return out
+
+
+def additive_back(
+    adj: Adjacency, x: Tensor, y: Tensor, a: Tensor, slope: float, g: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of ``additive`` in x, y and a, from g [E, H]."""
+    gx, gy, ga = (t.new_zeros(t.shape) for t in (x, y, a))
+    for part, j, i in _chunks(adj):
+        s, r = x[j] + y[i], g[part].unsqueeze(-1)
+        ga += (r * F.leaky_relu(s, slope)).sum(0)
+        gs = r * a
+        gs = torch.where(s > 0, gs, slope * gs)
+        gx.index_add_(0, j, gs)
+        gy.index_add_(0, i, gs)
+    return gx, gy, ga
+
+
+def _chunks(adj: Adjacency) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """(edges, their sources, their destinations), some edges at a time."""
+    for start in range(0, adj.n_edges, CHUNK):
+        part = slice(start, start + CHUNK)
+        yield part, adj.indices[part], adj.dst[part]

@@ -15,7 +15,7 @@ _watchers: list[See] = []
 
 @contextmanager
 def watched(see: See) -> Iterator[None]:
-    """Call ``see`` for every forward product inside the block: total, extreme, softmax."""
+    """Call ``see`` for every forward product inside: total, extreme, additive, softmax."""
     _watchers.append(see)
     try:
         yield
