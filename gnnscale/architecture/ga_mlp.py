@@ -118,15 +118,21 @@ class GAMLP(Model):
         return (dense(x).flatten(1),)
 
     def forward(self, batch: Batch) -> Output:
-        """Every power, side by side, then the perceptron on the seeds alone."""
+        """Every power, side by side, then the perceptron on the seeds alone; of whole graphs its
+        hidden levels on every node, its last map on what is read of them (sec. 2.2).
+        """
         powers, memo = list(self.encode(batch.x)), Memo(batch)
         for layer, hop in zip(self.layers, batch.hops, strict=True):
             powers.append(layer(hop, hop.lift(powers[-1]), memo))
-        levels = [torch.cat([full(h)[batch.rows] for h in powers], 1)]
+        wide = [full(h) if batch.readout else full(h)[batch.rows] for h in powers]
+        levels = [torch.cat(wide, 1)]
         for layer in self.hidden:
             levels.append(layer(levels[-1]))
         rows = torch.arange(len(levels[-1]), device=levels[-1].device)
-        return Output(full(self.head(levels[-1])), tuple(levels), rows)
+        if not batch.readout:
+            return Output(full(self.head(levels[-1])), tuple(levels), rows)
+        whole = self.readout(levels[-1], batch)
+        return Output(full(self.head(whole)), tuple(levels), rows, pooled=whole)
 
     def first(self) -> list[nn.Parameter]:
         """The map that reads the features."""

@@ -7,10 +7,13 @@ import torch
 from compositions import CATALOG, plan
 
 from gnnscale import compose
+from gnnscale.architecture.appnp import APPNP
+from gnnscale.architecture.ga_mlp import GAMLP
 from gnnscale.architecture.gat import GAT
 from gnnscale.architecture.gcn import GCN
 from gnnscale.architecture.gin import GIN
 from gnnscale.architecture.mlp import MLP
+from gnnscale.architecture.reversible import Reversible
 from gnnscale.architecture.sgc import SGC
 from gnnscale.core.data import GraphData, Task
 from gnnscale.core.errors import CompositionError
@@ -95,6 +98,9 @@ MODELS = {
     "gat": lambda shape: GAT(shape, hidden=8, heads=2, stem=True),
     "gin_graph_norm": lambda shape: GIN(shape, hidden=8, stem=True, norm="graph", mlp_norm="none"),
     "gcn_bare": lambda shape: GCN(shape, hidden=8, norm="layer"),
+    "ga_mlp": lambda shape: GAMLP(shape, hidden=8, depth=2),
+    "appnp": lambda shape: APPNP(shape, hidden=8, steps=3),
+    "reversible": lambda shape: Reversible(shape, hidden=8, depth=3),
     "mlp": lambda shape: MLP(shape, hidden=8),
     "sgc": lambda shape: SGC(shape),
     "gcn_jump": lambda shape: GCN(shape, hidden=8, stem=True, jump="concat", depth=3),
