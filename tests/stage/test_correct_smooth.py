@@ -159,6 +159,8 @@ def test_the_choice_has_the_best_validation_score_of_all(tmp_path):
     stage = CorrectSmooth(**options)
     several = stage.combinations()
     assert len(several) == len(set(several)) == (3 * 2 + 3 * 2 * 2 + 1) * 2 * 2
+    same = CorrectSmooth("none", smooth_alpha=[0, 0.5], smooth_matrix=["DAD", "DA", "AD"])
+    assert len(same.combinations()) == 1 + 3, "a matrix has no part where alpha is 0"
     run = session.execute(plan({"trainer": {"epochs": 30}}, **options), 0, tmp_path)
     base, found = run.inference.base, []
     everyone, valid = torch.arange(60), run.data.splits["valid"]
