@@ -249,6 +249,15 @@ def test_as_a_teacher_it_teaches_what_it_predicts(tmp_path):
     assert run.teacher.logits.argmax(1).tolist() == table["prediction"].tolist()
 
 
+def test_a_teacher_with_validation_labels_is_refused(tmp_path):
+    train(plan(validation_labels=True), tmp_path / "teacher")
+    teacher = {"architecture": "mlp", "overrides": [], "run": str(tmp_path / "teacher")}
+    student = toy({"teacher": teacher}, architecture="mlp", distillation=["logit"],
+                  recipe="distill")  # fmt: skip
+    with pytest.raises(UsageError, match=r"predicts with validation labels.*: false"):
+        train(student, tmp_path / "student")
+
+
 def test_inductive_data_is_predicted_with_the_whole_graph(tmp_path, monkeypatch):
     loaded(monkeypatch, lambda data: data.with_(inductive=True))
     (record,) = train(plan(), tmp_path)
