@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow lint format wheel-check bench-synthetic bench-datasets bench-peers bench-samplers bench-sampling bench-memory reproduce clean
+.PHONY: help install train test test-slow lint format wheel-check bench-synthetic bench-datasets bench-peers bench-samplers bench-sampling bench-decoupled bench-memory reproduce clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -56,6 +56,10 @@ reproduce: install ## run published tables, write docs/reproduction.md (GNNSCALE
 
 bench-sampling: install ## every sampling method beside full batch, hours (GNNSCALE_DATA=DIR)
 	scripts/bench_sampling.sh $(BIN)/gnnscale runs/sampling
+
+bench-decoupled: install ## SGC, SIGN, GA-MLP, Correct & Smooth beside GCN and MLP (GNNSCALE_DATA=DIR)
+	scripts/bench_decoupled.sh $(BIN)/gnnscale runs/decoupled
+	$(BIN)/gnnscale report runs/decoupled
 
 bench-memory: install ## peak memory of a training step over graph sizes and depths, minutes
 	$(BIN)/python scripts/bench_memory.py $(BIN)/gnnscale runs/memory

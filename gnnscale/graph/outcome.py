@@ -37,11 +37,12 @@ def propagate(
     elsewhere, with ``after`` clamping to [0, 1], it is label propagation.
 
     Args:
-        step: R -> M R. g: [N, C]. alpha, steps, after: as above.
+        step: R -> M R, in memory of its own. g: [N, C]. alpha, steps: as above. after: may work
+            in place.
     """
     r, own = g, (1 - alpha) * g
     for _ in range(steps):
-        r = after(torch.add(own, step(r), alpha=alpha))
+        r = after(step(r).mul_(alpha).add_(own))
     return r
 
 
@@ -137,7 +138,7 @@ class Propagation:
                 return r
 
             return propagate(step, error, how.correct_alpha, self.steps, put_back)
-        spread = propagate(step, error, how.correct_alpha, self.steps, lambda r: r.clamp(-1, 1))
+        spread = propagate(step, error, how.correct_alpha, self.steps, lambda r: r.clamp_(-1, 1))
         norm = spread.abs().sum(1, keepdim=True)
         wanted = error.abs().sum() / max(len(known.rows), 1)
         scale = torch.where(norm > 0, wanted / norm, 1.0)
@@ -147,7 +148,7 @@ class Propagation:
         """Labels in their rows, predictions elsewhere, propagated and clamped to [0, 1]."""
         step = self.hop(how.smooth_matrix, data, corrected)
         g = known.put(corrected)
-        return propagate(step, g, how.smooth_alpha, self.steps, lambda r: r.clamp(0, 1))
+        return propagate(step, g, how.smooth_alpha, self.steps, lambda r: r.clamp_(0, 1))
 
     def __call__(self, how: Settings, data: GraphData, z: Tensor, known: Known) -> Tensor:
         """Scores [N, C] in [0, 1] from probabilities Z [N, C]."""

@@ -183,8 +183,12 @@ class CorrectSmooth(Stage):
 
 
 def _used(values: tuple) -> Settings:
-    """A combination without what its way to correct does not use."""
+    """A combination without what it does not use: a matrix has no part where alpha is 0."""
     how = Settings(*values)
+    if how.smooth_alpha == 0:
+        how = replace(how, smooth_matrix="DAD")
     if how.correct == "none":
         return replace(how, correct_alpha=None, correct_matrix=None, scale=None)
+    if how.correct_alpha == 0:
+        how = replace(how, correct_matrix="DAD")
     return how if how.correct == "fixed" else replace(how, scale=None)

@@ -159,6 +159,8 @@ def test_the_choice_has_the_best_validation_score_of_all(tmp_path):
     stage = CorrectSmooth(**options)
     several = stage.combinations()
     assert len(several) == len(set(several)) == (3 * 2 + 3 * 2 * 2 + 1) * 2 * 2
+    same = CorrectSmooth("none", smooth_alpha=[0, 0.5], smooth_matrix=["DAD", "DA", "AD"])
+    assert len(same.combinations()) == 1 + 3, "a matrix has no part where alpha is 0"
     run = session.execute(plan({"trainer": {"epochs": 30}}, **options), 0, tmp_path)
     base, found = run.inference.base, []
     everyone, valid = torch.arange(60), run.data.splits["valid"]
@@ -245,6 +247,15 @@ def test_as_a_teacher_it_teaches_what_it_predicts(tmp_path):
     run = session.execute(student, 0, tmp_path / "student")
     table = predicted(tmp_path / "teacher")
     assert run.teacher.logits.argmax(1).tolist() == table["prediction"].tolist()
+
+
+def test_a_teacher_with_validation_labels_is_refused(tmp_path):
+    train(plan(validation_labels=True), tmp_path / "teacher")
+    teacher = {"architecture": "mlp", "overrides": [], "run": str(tmp_path / "teacher")}
+    student = toy({"teacher": teacher}, architecture="mlp", distillation=["logit"],
+                  recipe="distill")  # fmt: skip
+    with pytest.raises(UsageError, match=r"predicts with validation labels.*: false"):
+        train(student, tmp_path / "student")
 
 
 def test_inductive_data_is_predicted_with_the_whole_graph(tmp_path, monkeypatch):
