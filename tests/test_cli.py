@@ -104,7 +104,8 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("words", "said"), REFUSED, ids=lambda v: " ".join(v)[:50])
-def test_bad_input_is_one_message_and_exit_code_two(gnnscale, words, said, tmp_path):
+def test_bad_input_is_one_message_and_exit_code_two(gnnscale, words, said, tmp_path, monkeypatch):
+    monkeypatch.delenv("GNNSCALE_DATA", raising=False)
     code, out, err = gnnscale("train", *words)
     assert code == 2, err
     assert out == ""

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from compositions import CATALOG, TOY, configuration, train
+from compositions import CATALOG, GRAPHS, TOY, configuration, train
 
 from gnnscale import compose
 from gnnscale.dataset._files import Remote, locate
@@ -43,8 +43,10 @@ def first_of_each_kind() -> list:
 
 
 def on_a_toy(config: dict, choices: dict) -> compose.Plan:
-    toy, _ = configuration(TOY, dataset="synthetic")
-    config, choices = {**config, "dataset": toy["dataset"]}, {**choices, "dataset": "synthetic"}
+    name = "synthetic_graphs" if choices["sampler"] == "graphs" else "synthetic"
+    sizes = GRAPHS if choices["sampler"] == "graphs" else TOY["dataset"]
+    toy, _ = configuration({**TOY, "dataset": sizes}, dataset=name)
+    config, choices = {**config, "dataset": toy["dataset"]}, {**choices, "dataset": name}
     config["trainer"], config["seeds"] = {**config["trainer"], "epochs": 1}, 1
     for key in {"parts", "batch_parts"} & set(config["sampler"]):  # no more than it has nodes
         config["sampler"][key] = min(config["sampler"][key], config["dataset"]["nodes"])

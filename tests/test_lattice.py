@@ -104,5 +104,9 @@ def test_explanations_are_lines_one_can_type(size):
 def test_every_sampler_and_every_architecture_fit_something():
     for group, other in (("sampler", "architecture"), ("architecture", "sampler")):
         for mine in OPTIONS[group]:
-            pairs = [complete({group: mine.option, other: o.option}) for o in OPTIONS[other]]
+            pairs = [
+                complete({group: mine.option, other: o.option, "dataset": data})
+                for o in OPTIONS[other]
+                for data in ("digits", "synthetic_graphs")
+            ]
             assert any(not lattice.unmet(members) for members in pairs), mine.name

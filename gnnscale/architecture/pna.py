@@ -49,7 +49,9 @@ class PNAConv(nn.Module):
         shape: Shape | None = None,
     ):  # fmt: skip
         super().__init__()
-        self.aggregators, self.scalers, self.delta = aggregators, scalers, delta or 1.0
+        self.aggregators, self.scalers = aggregators, scalers
+        # with the weights: a graph that is only predicted has a mean of its own
+        self.register_buffer("delta", torch.tensor(float(delta or 1.0)))
         self.towers, self.simple = towers, simple
         width, size, kinds = share(d_in, towers, divide), d_out // towers, len(scalers)
         fan = (len(aggregators) * kinds + (not simple)) * width

@@ -238,8 +238,11 @@ class GraphData:
         if self.offsets is not None:
             size = self.offsets.diff()
             degree = degree[torch.repeat_interleave(self.mask("train"), size)]
-        elif self.inductive:
-            degree = degree[self.splits["train"]]
+        elif self.inductive:  # training sees the edges among its nodes only
+            seen = self.mask("train")
+            inside = seen[self.graph.dst.long()] & seen[self.graph.indices.long()]
+            ends = self.graph.dst[inside].long()
+            degree = torch.bincount(ends, minlength=self.nodes)[self.splits["train"]]
         return degree.double().log1p().mean().item() if len(degree) else 0.0
 
     def mask(self, split: str) -> Tensor:

@@ -32,7 +32,7 @@ class Patience:
     def __init__(self, limit: int | None, min_delta: float, monitor: str = "score"):
         self.limit, self.min_delta, self.monitor = limit, min_delta, monitor
         self.best, self.best_epoch, self.stale = float("-inf"), -1, 0
-        self.loss = float("inf")  # of the weights that are kept
+        self.loss: float | None = None  # of the weights that are kept, where it is looked at
         self.top, self.least = float("-inf"), float("inf")  # whether kept or not
 
     def hear(self, score: float, epoch: int, loss: float = float("nan")) -> tuple[bool, bool]:
@@ -42,7 +42,8 @@ class Patience:
             higher, lower = score >= self.top + slack, loss <= self.least - slack
             gain, better = higher or lower, higher and lower
             if self.monitor == "ranked":
-                tied = score == self.best and loss < self.loss - slack
+                least = float("inf") if self.loss is None else self.loss
+                tied = score == self.best and loss < least - slack
                 better = score > self.best + slack or tied
         else:
             higher, lower = score > self.top + slack, loss < self.least - slack
@@ -53,7 +54,8 @@ class Patience:
         else:
             self.stale += 1
         if better:
-            self.best, self.best_epoch, self.loss = score, epoch, loss
+            self.best, self.best_epoch = score, epoch
+            self.loss = None if loss != loss else loss
         return better, self.limit is not None and self.stale >= self.limit
 
     def state(self) -> dict[str, Any]:

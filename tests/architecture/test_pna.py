@@ -13,7 +13,7 @@ from gnnscale.core.host import dgl
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.graph.norm import whole_hop
 
-NEED, DELTA = Need(1), 0.8
+NEED, DELTA = Need(1), 0.75  # a float32, as the buffer is
 NAMES = ("mean", "max", "min", "std")
 SCALERS = ("identity", "amplification", "attenuation")
 ATOMS = (119, 4, 12, 12, 10, 6, 6, 2, 2)
@@ -145,7 +145,7 @@ def test_degrees_are_those_of_the_whole_graph(six, h):
 def test_delta_is_that_of_training_nodes(sixty):
     model = PNA(sixty.shape, hidden=8)
     want = sixty.graph.in_degree.double().add(1).log().mean()
-    assert [block.conv.delta for block in model.layers] == [pytest.approx(want.item())] * 4
+    assert [block.conv.delta.item() for block in model.layers] == [pytest.approx(want.item())] * 4
     bare = GraphData(
         "bare", Adjacency.from_edges(*torch.empty(2, 0, dtype=torch.int64), 3), torch.ones(3, 2),
         torch.zeros(3, dtype=torch.int64), {"train": torch.arange(3)}, Task(),
@@ -157,7 +157,7 @@ def test_delta_is_that_of_training_nodes(sixty):
 
 
 def test_published_count_on_molhiv(parameters):
-    shape = Shape(9, 1, level="graph", readout="mean", categories=ATOMS)
+    shape = Shape(9, 1, level="graph", categories=ATOMS)
     model = PNA(shape, hidden=80, depth=4, simple=True, head_widths=[40, 20])
     assert parameters(model) == 326_081
 

@@ -6,7 +6,7 @@ import torch
 from compositions import CATALOG, quiet_metrics, toy, train
 
 from gnnscale.core import ops
-from gnnscale.core.errors import TrainingError, UsageError
+from gnnscale.core.errors import CompositionError, TrainingError, UsageError
 from gnnscale.core.hardware import ALL, Hardware, cores
 from gnnscale.core.ops.dropout import dropout
 from gnnscale.train import checkpoint
@@ -61,12 +61,17 @@ HALF = {"hardware": {"precision": "bfloat16"}}
 
 
 @pytest.mark.parametrize("sampler", ["full", "neighbor", "saint"])
-@pytest.mark.parametrize("architecture", sorted(set(CATALOG.options("architecture")) - {"pprgo"}))
+@pytest.mark.parametrize("architecture", sorted(CATALOG.options("architecture")))
 def test_every_model_that_reads_hops_trains_in_bfloat16_close_to_float32(
     architecture, sampler, tmp_path
 ):
     """Two epochs apart by rounding only: bfloat16 keeps 8 bits, so products err by about 2^-8."""
-    chosen = {"architecture": architecture, "sampler": sampler}
+    # plain steps: Adam's first one is as long for a gradient that is all rounding as for any other
+    chosen = {"architecture": architecture, "sampler": sampler, "optimizer": "sgd"}
+    try:
+        toy({}, **chosen)
+    except CompositionError:
+        pytest.skip("these do not fit together")
     found = {}
     for name, changes in (("full", {}), ("half", HALF)):
         train(toy(changes, **chosen), tmp_path / name)

@@ -6,6 +6,7 @@ from gnnscale.binding import bind
 from gnnscale.core import ops
 from gnnscale.core.data import Shape
 from gnnscale.core.sparse import SparseRows, cat, dense
+from gnnscale.core.traits import Trait
 from gnnscale.graph.whole import whole_batch
 
 
@@ -96,6 +97,8 @@ def test_every_architecture_computes_the_same_from_sparse_rows(sixty, name):
     option = CATALOG.options("architecture")[name]
     bound, problems = bind("architecture", "architecture", name, option.content, frozenset())
     assert not problems
+    if not any(Trait.HOPS in need for need in bound.cls.needs) and bound.cls.needs:
+        pytest.skip("reads no features as they are")
     x = torch.where(sixty.x > 0.8, sixty.x, 0.0)
     assert 0.05 < (x != 0).double().mean() < 0.4
     found = {}

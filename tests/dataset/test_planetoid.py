@@ -148,7 +148,8 @@ def test_wrong_test_index(small, text, match):
         Planetoid("cora", root=str(small)).load(0)
 
 
-def test_missing_files(small):
+def test_missing_files(small, monkeypatch):
+    monkeypatch.delenv("GNNSCALE_DATA", raising=False)
     for part in ("ty", "graph"):
         (small / f"ind.cora.{part}").unlink()
     with pytest.raises(DataError, match=r"missing: ind\.cora\.ty, ind\.cora\.graph; .*GNNSCALE_DA"):

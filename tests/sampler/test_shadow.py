@@ -12,7 +12,7 @@ from compositions import silenced as silence
 from torch import nn
 
 from gnnscale import finished
-from gnnscale.architecture._base import Pool
+from gnnscale.architecture._readout import Pool
 from gnnscale.architecture.egc import EGC
 from gnnscale.architecture.gat import GAT
 from gnnscale.architecture.gcn import GCN
