@@ -66,7 +66,7 @@ def test_every_model_that_reads_hops_trains_in_bfloat16_close_to_float32(
     architecture, sampler, tmp_path
 ):
     """Two epochs apart by rounding only: bfloat16 keeps 8 bits, so products err by about 2^-8."""
-    # short plain steps: Adam's first one is as long for a gradient that is all rounding as for others
+    # short plain steps: Adam's first is as long for a gradient that is all rounding as for others
     chosen = {"architecture": architecture, "sampler": sampler, "optimizer": "sgd"}
     try:
         toy({}, **chosen)
