@@ -70,9 +70,9 @@ class Hardware(Component):
             for thread in Path("/proc/self/task").iterdir():  # pools that have started already, too
                 with contextlib.suppress(ProcessLookupError):
                     os.sched_setaffinity(int(thread.name), self.affinity)
-        torch.set_num_threads(self.threads)
         most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
         numba.set_num_threads(min(self.threads, most))
+        torch.set_num_threads(self.threads)  # last: numba's pool, when it starts, sets OpenMP's own
         ops.select(self.kernel)
 
     def scope(self) -> AbstractContextManager:
