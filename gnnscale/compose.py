@@ -15,7 +15,7 @@ import torch
 from gnnscale import lattice
 from gnnscale.binding import GIVEN_LATER, Bound, bind, nodes
 from gnnscale.catalog import Catalog
-from gnnscale.core.data import Shape
+from gnnscale.core.data import GraphData, Shape
 from gnnscale.core.errors import CompositionError, UsageError, closest, unknown
 from gnnscale.core.random import Key
 from gnnscale.core.traits import Component, Trait
@@ -303,7 +303,7 @@ def build(
     plan: Plan,
     seed: int,
     folder: Path,
-    make_teacher: Callable[[Path], Run] | None = None,
+    make_teacher: Callable[[GraphData], Run] | None = None,
     shape: Shape | None = None,
 ) -> Run:
     """Load the data and make the run of one seed.

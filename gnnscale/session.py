@@ -1,8 +1,10 @@
 """A run folder: seeds trained into it, skipped when finished, resumed when not."""
 
 import contextlib
+import hashlib
 import json
 import logging
+import math
 import shlex
 import statistics
 import sys
@@ -15,9 +17,12 @@ from typing import Any
 
 from gnnscale.catalog import Catalog
 from gnnscale.compose import Plan, build, check, stages, take_up
+from gnnscale.core.cache import cache_folder
+from gnnscale.core.compiled import sources
+from gnnscale.core.data import GraphData
 from gnnscale.core.environment import revision, versions
 from gnnscale.core.errors import UsageError
-from gnnscale.core.lock import LOCK, locked
+from gnnscale.core.lock import LOCK, PATIENCE_S, locked
 from gnnscale.core.metrics import scale_of, told
 from gnnscale.core.record import Record, sweep, write_bytes, write_json
 from gnnscale.train.loop import Run
@@ -34,14 +39,16 @@ def train(
     seeds: Sequence[int],
     command: dict[str, Any],
     beside: Mapping[str, str] | None = None,
+    patience_s: float = PATIENCE_S,
 ) -> list[Record]:
     """Train every seed that has no record yet; return the records of all of them.
 
     Writes ``config.json``, ``run.json`` and the texts ``beside`` (by their paths in there) into a
     fresh folder, then ``seed-<k>/`` with metrics, checkpoint, status and record. Raises UsageError
-    if the folder belongs to another composition or another process, which alters nothing in it.
+    if the folder belongs to another composition, or to another process that does not leave it
+    within ``patience_s``; nothing in it is altered.
     """
-    with locked(folder):
+    with locked(folder, patience_s):
         claim(plan, folder, command, beside or {})
         sweep(folder)
         with log_file(folder / "log.txt"):
@@ -138,8 +145,8 @@ def train_seed(plan: Plan, seed: int, folder: Path) -> Record:
 def execute(plan: Plan, seed: int, folder: Path) -> Run:
     """Run the recipe's stages on one seed."""
 
-    def make_teacher(where: Path) -> Run:
-        return teach(plan, seed, where)
+    def make_teacher(data: GraphData) -> Run:
+        return teach(plan, seed, data)
 
     run = build(plan, seed, folder, make_teacher)
     finished = False
@@ -152,11 +159,20 @@ def execute(plan: Plan, seed: int, folder: Path) -> Run:
     return run
 
 
-def teach(plan: Plan, seed: int, folder: Path) -> Run:
-    """The teacher of one seed: trained here, or a finished run of the same data and seed."""
+def teach(plan: Plan, seed: int, data: GraphData) -> Run:
+    """The teacher of one seed: a finished run of the same data and seed.
+
+    One that the composition describes is trained into the cache, in a run folder of its own under a
+    hash of its composition, its data, its seed and our sources, and found there by every student.
+    Who comes while another process trains it waits.
+    """
     if plan.teacher is not None:
-        log.info("seed %d: training the teacher", seed)
-        return execute(plan.teacher, seed, folder)
+        folder = teacher_folder(plan.teacher, seed, data)
+        if not (folder / f"seed-{seed}" / "record.json").exists():
+            log.info("seed %d: training the teacher into %s", seed, folder)
+        command = {"command": typed_command(), "overrides": []}
+        train(plan.teacher, folder, [seed], command, patience_s=math.inf)
+        return reopened(plan.teacher, seed, folder)
     source = Path(plan.config["teacher"]["run"])
     stored = load_plan(source)
     if stored.config["dataset"] != plan.config["dataset"]:
@@ -164,15 +180,28 @@ def teach(plan: Plan, seed: int, folder: Path) -> Run:
             f"teacher={source}: was trained on another dataset or split "
             f"({stored.choices.get('dataset')}); train one on this dataset and give its run folder"
         )
-    own = source / f"seed-{seed}"
-    if not (own / "record.json").exists():
+    if not (source / f"seed-{seed}" / "record.json").exists():
         raise UsageError(
             f"teacher={source}: has no finished seed {seed}; another seed's teacher has seen "
             f"another split. Type: gnnscale train resume={source} seeds={seed + 1}"
         )
-    run = build(stored, seed, own)
-    take_up(stored, run, own)
+    return reopened(stored, seed, source)
+
+
+def reopened(plan: Plan, seed: int, folder: Path) -> Run:
+    """The run of a finished seed, its weights in place."""
+    own = folder / f"seed-{seed}"
+    run = build(plan, seed, own)
+    take_up(plan, run, own)
     return run
+
+
+def teacher_folder(plan: Plan, seed: int, data: GraphData) -> Path:
+    """Where in the cache the teacher of one seed is."""
+    config = {name: value for name, value in plan.config.items() if name not in FREE}
+    stamp = json.dumps([config, seed, data.digest(), sources(b"")], sort_keys=True, default=str)
+    digest = hashlib.sha256(stamp.encode()).hexdigest()[:16]
+    return cache_folder() / "teachers" / f"{data.name}-{plan.choices['architecture']}-{digest}"
 
 
 def load_plan(folder: Path, catalog: Catalog | None = None, trusted=frozenset()) -> Plan:

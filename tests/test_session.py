@@ -12,6 +12,7 @@ from compositions import plan, quiet_metrics, toy, train
 from gnnscale import session
 from gnnscale.core.errors import TrainingError, UsageError
 from gnnscale.core.record import Record
+from gnnscale.stage.teacher import kept
 from gnnscale.train import checkpoint, loop
 
 COMPOSITIONS = {
@@ -224,15 +225,51 @@ def test_teacher_from_a_finished_run_and_refusals(tmp_path):
                            "overrides": []}}  # fmt: skip
     options = {"distillation": ["logit"], "recipe": "distill", "architecture": "mlp"}
     (record,) = train(toy(changes, **options), tmp_path / "student")
-    table = checkpoint.load(tmp_path / "student/seed-0/teacher.pt")
-    assert table["source"].endswith("teacher/seed-0")
-    assert table["logits"].shape == (60, 3)
+    table = kept(tmp_path / "student/seed-0/teacher", [])
+    assert table.source.endswith("teacher/seed-0")
+    assert table.logits.shape == (60, 3)
     assert record.parameters == 8 * 64 + 64 + 64 * 3 + 3
     with pytest.raises(UsageError, match="has no finished seed 5"):
         train(toy({**changes, "seed": 5}, **options), tmp_path / "late")
     other = toy({**changes, "dataset": {"nodes": 70}}, **options)
     with pytest.raises(UsageError, match="another dataset or split"):
         train(other, tmp_path / "other")
+
+
+def test_a_teacher_is_trained_once_for_all_students_of_its_data_and_seed(tmp_path, monkeypatch):
+    monkeypatch.setenv("GNNSCALE_CACHE", str(tmp_path / "cache"))
+    teacher = {"run": None, "architecture": "gcn", "overrides": ["trainer.epochs=2"]}
+    options = {"distillation": ["logit", "fitnet"], "recipe": "distill"}
+
+    def folders():
+        return sorted((tmp_path / "cache/teachers").glob("*/seed-*/record.json"))
+
+    train(toy({"teacher": teacher}, architecture="mlp", **options), tmp_path / "mlp")
+    (first,) = folders()
+    before = first.stat().st_mtime_ns
+    train(toy({"teacher": teacher}, architecture="sage", **options), tmp_path / "sage")
+    assert folders() == [first]
+    assert first.stat().st_mtime_ns == before
+    said = [kept(tmp_path / run / "seed-0/teacher", [(-1, "items")]) for run in ("mlp", "sage")]
+    assert torch.equal(said[0].logits, said[1].logits)
+    assert said[0].hidden[-1, "items"].shape == (60, 64)
+    for changes in ({"seed": 1}, {"dataset": {"degree": 5}}):
+        train(toy({"teacher": teacher, **changes}, architecture="mlp", **options),
+              tmp_path / str(changes))  # fmt: skip
+    longer = {**teacher, "overrides": ["trainer.epochs=3"]}
+    train(toy({"teacher": longer}, architecture="mlp", **options), tmp_path / "longer")
+    assert len(folders()) == 4
+
+
+def test_a_level_that_student_or_teacher_has_not_is_refused(tmp_path):
+    teacher = {"run": None, "architecture": "gcn", "overrides": ["trainer.epochs=1"]}
+    options = {"distillation": ["fitnet"], "recipe": "distill", "architecture": "mlp"}
+    for level, said in (("level", "the student has 2 hidden levels"),
+                        ("teacher_level", "the teacher has 2 hidden levels")):  # fmt: skip
+        checked = toy({"teacher": teacher}, **options)
+        checked.parts["distillation"][0].arguments[level] = 7
+        with pytest.raises(UsageError, match=f"{level}=7: {said}; valid: 0 to 1, or -1"):
+            train(checked, tmp_path / level)
 
 
 def test_evaluation_stage_selects_on_validation_only(tmp_path):

@@ -9,13 +9,13 @@ from typing import Any
 from gnnscale import compose, finished
 from gnnscale.catalog import Catalog
 from gnnscale.compose import Plan
-from gnnscale.core.data import Shape, Teacher
+from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError
 from gnnscale.core.record import Record
 from gnnscale.core.site import sites
 from gnnscale.core.traits import Trait
 from gnnscale.lattice import given
-from gnnscale.train import checkpoint
+from gnnscale.stage.teacher import kept
 from gnnscale.train.listeners import Listeners
 from gnnscale.train.loop import Run
 
@@ -117,9 +117,8 @@ def build(origin: Origin, scratch: Path, name: str | None = None) -> Subject:
         run.model.to(run.device)
     else:
         compose.take_up(plan, run, where)
-        if (where / "teacher.pt").exists():
-            table = checkpoint.load(where / "teacher.pt")
-            run.teacher = Teacher(logits=table["logits"], source=table["source"])
+        taps = [tap for term in run.objective.each for tap in term.taps]
+        run.teacher = kept(where / "teacher", taps)
     took = 1e3 * (time.perf_counter() - start)
     subject = Subject(name or label(plan), origin, run, str(where or FRESH), took)
     if where is None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gnnscale.core.cache import content
 from gnnscale.core.metrics import METRICS, USUAL
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.sparse import SparseRows
@@ -251,18 +252,22 @@ class GraphData:
         chosen[self.splits[split]] = True
         return chosen
 
+    def digest(self) -> str:
+        """A digest of everything that training may read: two data with the same are the same."""
+        x = self.x
+        features = (x.rows.indptr, x.rows.indices, x.values) if isinstance(x, SparseRows) else (x,)
+        arrays = (
+            self.graph.indptr,
+            self.graph.indices,
+            self.weight,
+            *features,
+            self.y,
+            self.offsets,
+            self.edge,
+            *(self.splits[name] for name in sorted(self.splits)),
+        )
+        return content(*(None if a is None else a.numpy() for a in arrays))
+
     def with_(self, **changes) -> "GraphData":
         """A copy with some fields replaced."""
         return replace(self, **changes)
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """What a trained teacher says of every node: rows are indexed by global node id.
-
-    logits: [N, C]. hidden: per level [N, D], possibly empty. source: where it came from.
-    """
-
-    logits: Tensor
-    hidden: tuple[Tensor, ...] = ()
-    source: str = ""

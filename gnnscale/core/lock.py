@@ -17,15 +17,18 @@ PATIENCE_S = 0.5
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
     """Keep other processes out of a run folder; the system lets go of the lock if we are killed.
+
+    Args:
+        patience_s: how long to wait for another process to leave.
 
     Raises UsageError naming the process that is in there, or if the folder can't be written. What
     another process has locked is not altered.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = _enter(folder / LOCK)
+        handle = _enter(folder / LOCK, patience_s)
     except BlockingIOError as error:
         raise UsageError(
             f"{folder}: {error} is training in it; wait for it, stop it, or choose another "
@@ -53,7 +56,7 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _enter(path: Path) -> int:
+def _enter(path: Path, patience_s: float) -> int:
     """A handle that holds the lock at ``path``. Raises BlockingIOError naming who holds it."""
     start = time.monotonic()
     while True:
@@ -63,7 +66,7 @@ def _enter(path: Path) -> int:
             if _is(handle, path):
                 return handle
         except BlockingIOError:
-            if time.monotonic() - start > PATIENCE_S:
+            if time.monotonic() - start > patience_s:
                 holder = os.read(handle, 1000).decode(errors="replace").strip()
                 os.close(handle)
                 raise BlockingIOError(holder or "another process") from None

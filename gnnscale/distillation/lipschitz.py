@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from gnnscale.core.batch import Batch, Output
-from gnnscale.core.data import GraphData, Teacher
+from gnnscale.core.data import GraphData
 from gnnscale.core.ops import full
+from gnnscale.core.teacher import Teacher
 from gnnscale.core.traits import Trait, traits
 from gnnscale.core.values import NonNegative, Positive
 from gnnscale.distillation._base import Term

@@ -1,16 +1,14 @@
 """Logit distillation (Hinton et al.) on nodes."""
 
-from typing import Literal
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gnnscale.core.batch import Batch, Output
-from gnnscale.core.data import GraphData, Teacher
+from gnnscale.core.data import GraphData
+from gnnscale.core.teacher import Table, Teacher
 from gnnscale.core.traits import Trait, traits
 from gnnscale.core.values import Positive, Share
-from gnnscale.distillation._base import Term
+from gnnscale.distillation._base import Nodes, Term, chosen
 
 
 class Logit(Term):
@@ -24,8 +22,8 @@ class Logit(Term):
     Args:
         alpha: weight of the soft term; the supervised loss keeps 1 - alpha.
         temperature: T.
-        nodes: which nodes carry the soft term: labelled ones (train) or every one that training
-            may see (observed).
+        nodes: which nodes carry the soft term: labelled ones (train), every one that training
+            may see (observed), those of them without a label (unlabeled), or every node (all).
     """
 
     needs = (traits(Trait.TEACHER),)
@@ -34,7 +32,7 @@ class Logit(Term):
         self,
         alpha: Share = 0.5,
         temperature: Positive = 1.0,
-        nodes: Literal["train", "observed"] = "observed",
+        nodes: Nodes = "observed",
     ):
         super().__init__()
         self.alpha, self.temperature, self.nodes = alpha, temperature, nodes
@@ -44,11 +42,11 @@ class Logit(Term):
         """Keep the teacher's logits, a constant."""
         assert teacher is not None  # the composition check guarantees it
         self.kind = data.task.kind
-        self.register_buffer("table", teacher.logits.detach(), persistent=False)
+        self.table = Table(teacher.logits)
 
     def forward(self, out: Output, batch: Batch) -> Tensor:
         """The soft term of a batch, a scalar."""
-        said = self.table[batch.ids]  # [n_seed, C]
+        said = self.table(batch.ids)  # [n_seed, C]
         if self.kind == "multi":
             soft = F.binary_cross_entropy_with_logits(out.logits, said.sigmoid(), reduction="none")
             each = soft.sum(-1)
@@ -56,5 +54,4 @@ class Logit(Term):
             t = self.temperature
             target, given = F.log_softmax(said / t, -1), F.log_softmax(out.logits / t, -1)
             each = t * t * F.kl_div(given, target, reduction="none", log_target=True).sum(-1)
-        chosen = batch.labeled if self.nodes == "train" else torch.ones_like(batch.labeled)
-        return self.alpha * batch.mean(each, chosen)
+        return self.alpha * batch.mean(each, chosen(self.nodes, batch))

@@ -68,6 +68,7 @@ class CorrectedSmoothed(Inference):
     ) -> Tensor:
         """Every node is predicted, ``rows`` are returned."""
         everyone = torch.arange(data.nodes, device=device)
+        self.base.listener = self.listener
         z = probabilities(self.base.logits(model, data, everyone, device), data.task)
         train, valid = data.splits["train"], data.splits["valid"]
         scores = self.spread(self.how, data, z, Known.of(data, train, z))

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from gnnscale.core.batch import Batch
-from gnnscale.core.data import GraphData, Teacher
-from gnnscale.core.errors import TrainingError
+from gnnscale.core.data import GraphData
+from gnnscale.core.errors import TrainingError, UsageError
 from gnnscale.core.hardware import Hardware
 from gnnscale.core.random import Key
+from gnnscale.core.teacher import Teacher
 from gnnscale.graph.whole import training_graph
 from gnnscale.train import checkpoint, curve, decay
 from gnnscale.train.listeners import Listeners
@@ -39,8 +40,8 @@ class Run:
     ``data`` is the whole graph, ``train_data`` what training may see (its nodes numbered by
     ``train_ids``). ``make_optimizer(parameter groups)`` and ``make_scheduler(optimizer)`` come from
     the composition, as do ``make_model()``, a further model with weights of its own (drawn from
-    torch's generator), and ``make_teacher(folder)``, which trains the teacher's composition there
-    and returns its finished run. ``kept`` holds plain values that a stage found out and that a
+    torch's generator), and ``make_teacher(data)``, the finished run of the teacher's composition on
+    that data. ``kept`` holds plain values that a stage found out and that a
     finished run taken up again needs; they are in the checkpoint.
     """
 
@@ -58,7 +59,7 @@ class Run:
     meter: Meter
     make_optimizer: Callable[[list[dict]], torch.optim.Optimizer]
     make_scheduler: Callable[[torch.optim.Optimizer], Any]
-    make_teacher: Callable[[Path], "Run"] | None = None
+    make_teacher: Callable[[GraphData], "Run"] | None = None
     make_model: Callable[[], nn.Module] | None = None
     listeners: Listeners = field(default_factory=lambda: Listeners(()))
     teacher: Teacher | None = None
@@ -99,7 +100,16 @@ class Run:
 
     def assemble(self) -> bool:
         """Attach terms, make the optimizer, take up a checkpoint; whether there was one."""
+        Key(self.seed, "terms").seed_torch()  # projection heads
+        widths = self.widths() if any(term.measures for term in self.objective.each) else ()
         for term in self.objective.each:
+            if term.measures:
+                term.size(widths)
+            if term.nodes == "all" and len(self.train_ids) < self.data.items:
+                raise UsageError(
+                    "nodes=all: training may not see every node of inductive data; type "
+                    "nodes=observed"
+                )
             term.attach(self.model, self.train_data, self.teacher)
         self.model.to(self.device)
         self.objective.to(self.device)
@@ -113,6 +123,16 @@ class Run:
             return False
         self.load(checkpoint.take(self.checkpoint_path))
         return True
+
+    def widths(self) -> tuple[int, ...]:
+        """The width of each hidden level of the model, learned from one batch."""
+        index = self.sampler.plan(self.seeds, Key(self.seed, "plan"))[0]
+        batch = self.sampler.sample(index, Key(self.seed, "sample"))
+        batch = self.sampler.bind(batch, torch.device("cpu"), write=False)
+        self.model.eval()
+        with torch.no_grad():
+            out = self.model(batch)
+        return tuple(level.shape[-1] for level in out.levels)
 
     def listen(self) -> None:
         """Tell the loggers that this seed starts or goes on."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from gnnscale.core.batch import Batch, Memo
+from gnnscale.core.batch import Batch, Memo, Output
 from gnnscale.core.data import GraphData
 from gnnscale.core.hop import Hop
 from gnnscale.core.sparse import cat
@@ -19,6 +19,8 @@ from gnnscale.graph.whole import whole_batch
 
 Observer = Callable[[int, Tensor, Tensor], None]
 """Called with (level, node ids [n], rows [n, D] that hop ``level`` reads)."""
+Listener = Callable[[Batch, Output], None]
+"""Called with every batch of an inference and what the model says of it."""
 
 
 class Inference(Component):
@@ -35,6 +37,8 @@ class Inference(Component):
         """The graph as the sampler lets the model read it."""
         self.observe: Observer | None = None
         """Who is shown the levels of the present call; set by ``observed``."""
+        self.listener: Listener | None = None
+        """Who hears what the model puts out in the present call; set by ``heard``."""
 
     def whole(self, model: nn.Module, data: GraphData, device: torch.device) -> Batch:
         """The whole graph as a batch, kept until another graph, need or device is asked for."""
@@ -79,6 +83,27 @@ class Inference(Component):
         finally:
             self.observe = None
 
+    def heard(
+        self,
+        model: nn.Module,
+        data: GraphData,
+        rows: Tensor,
+        device: torch.device,
+        listener: Listener,
+    ) -> Tensor:
+        """The same call, with every batch and what the model says of it told to ``listener``."""
+        self.listener = listener
+        try:
+            return self(model, data, rows, device)
+        finally:
+            self.listener = None
+
+    def tell(self, batch: Batch, output: Output) -> Tensor:
+        """Let the listener hear, if there is one; the logits."""
+        if self.listener is not None:
+            self.listener(batch, output)
+        return output.logits
+
     def logits(
         self, model: nn.Module, data: GraphData, rows: Tensor, device: torch.device
     ) -> Tensor:
@@ -114,7 +139,7 @@ class Full(Inference):
             seeds = replace(
                 seeds, hops=tuple(map(self._watched, range(len(seeds.hops)), seeds.hops))
             )
-        return model(seeds).logits
+        return self.tell(seeds, model(seeds))
 
     def _watched(self, level: int, hop: Hop) -> Hop:
         observe, parts = self.observe, {f.name: getattr(hop, f.name) for f in fields(Hop)}
@@ -143,7 +168,11 @@ class Layerwise(Inference):
         """Each level of all nodes from the one below."""
         whole = self.whole(model, data, torch.device("cpu"))
         encode, head = cast(Any, model).encode, cast(Any, model).head
-        h = cat([encode(x.to(device))[-1].cpu() for x in whole.x.split(self.chunk)])
+        told = self.listener is not None  # then all levels are kept, else the one below
+        kept = slice(None) if told else slice(-1, None)
+        chunks = [encode(x.to(device))[kept] for x in whole.x.split(self.chunk)]
+        levels = [cat([x.cpu() for x in level]) for level in zip(*chunks, strict=True)]
+        h, levels = levels[-1], levels if told else []
         memo, first = Memo(whole), None if cast(Any, model).apart else h
         steps = zip(model.layers, whole.hops, strict=True)  # type: ignore[arg-type]
         for level, (layer, hop) in enumerate(steps):
@@ -155,7 +184,12 @@ class Layerwise(Inference):
                     memo.first = first[src[: piece.graph.n_dst]].to(device)
                 pieces.append(layer(piece.to(device), h[src].to(device), memo).cpu())
             h = torch.cat(pieces)
-        return torch.cat([head(h[r.cpu()].to(device)) for r in rows.split(self.chunk)])
+            levels += [h] if told else []
+        logits = torch.cat([head(h[r.cpu()].to(device)) for r in rows.split(self.chunk)])
+        here = rows.cpu()
+        below = levels[:-1] if isinstance(head, nn.Identity) else levels
+        seeds = replace(whole, rows=here, ids=here, y=whole.y[here], labeled=whole.labeled[here])
+        return self.tell(seeds, Output(logits, tuple(below), here))
 
     def pieces(self, hop: Hop):
         """A square hop cut into blocks of ``chunk`` destinations, with each block's sources."""
@@ -187,4 +221,5 @@ class Own(Inference):
         """Batch by batch."""
         need: Any = model.need
         each = self.sampler.batches(data, need, rows.cpu())
-        return torch.cat([model(batch.to(device)).logits for batch in each])
+        moved = (batch.to(device) for batch in each)
+        return torch.cat([self.tell(batch, model(batch)) for batch in moved])

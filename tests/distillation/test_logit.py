@@ -6,8 +6,9 @@ import torch.nn.functional as F
 
 from gnnscale.architecture.gcn import GCN
 from gnnscale.core.batch import Batch, Output
-from gnnscale.core.data import Task, Teacher
+from gnnscale.core.data import Task
 from gnnscale.core.random import Key
+from gnnscale.core.teacher import Teacher
 from gnnscale.core.traits import Trait
 from gnnscale.distillation.logit import Logit
 from gnnscale.graph.whole import whole_batch
@@ -186,7 +187,7 @@ def test_the_teacher_gets_no_gradient_and_is_not_saved(attached):
     term(Output(z), batch_of(range(N))).backward()
     assert z.grad.abs().sum() > 0
     assert table.grad is None
-    assert not term.table.requires_grad
+    assert not term.table.rows.requires_grad
     assert list(term.parameters()) == []
     assert dict(term.state_dict()) == {}
 

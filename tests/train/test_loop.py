@@ -7,8 +7,8 @@ from compositions import CATALOG, toy, train
 from torch import nn
 
 from gnnscale import compose
-from gnnscale.core.data import Teacher
 from gnnscale.core.random import Key
+from gnnscale.core.teacher import Teacher
 from gnnscale.dataset.synthetic import Synthetic
 from gnnscale.graph.norm import whole_hop
 from gnnscale.graph.whole import whole_batch
