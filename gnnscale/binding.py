@@ -10,6 +10,7 @@ import sys
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -120,16 +121,24 @@ def bind(
     return Bound(group, option, cls, arguments), problems
 
 
+@cache
+def adapter(cls: type, name: str) -> TypeAdapter | None:
+    """What checks one argument of a class's constructor; None if it is not annotated."""
+    hints = typing.get_type_hints(typing.cast(Any, cls).__init__, include_extras=True)
+    if name not in hints:
+        return None
+    return TypeAdapter(hints[name], config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+
+
 def wrong_values(key: str, cls: type, arguments: Mapping[str, Any]) -> list[str]:
     """Values outside the type or range that the constructor's annotations state."""
-    hints = typing.get_type_hints(typing.cast(Any, cls).__init__, include_extras=True)
     problems = []
     for name, value in arguments.items():
-        if name not in hints:
+        check = adapter(cls, name)
+        if check is None:
             continue
-        lenient = ConfigDict(strict=True, arbitrary_types_allowed=True)
         try:
-            TypeAdapter(hints[name], config=lenient).validate_python(value)
+            check.validate_python(value)
         except ValidationError as error:
             said = dict.fromkeys(
                 e["msg"][0].lower() + e["msg"][1:] for e in error.errors() if e["type"] != "none"

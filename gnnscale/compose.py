@@ -7,6 +7,7 @@ problems with a composition come in one message before any data is loaded.
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,7 @@ def member(group: str, option: str, bounds: Sequence[Bound]) -> Member:
     return Member(group, option, gives, needs)
 
 
+@lru_cache(maxsize=2)
 def alternatives(catalog: Catalog, trusted: frozenset[str]) -> dict[str, list[Member]]:
     """By group, every option with its default parameters as a member of the algebra."""
     found: dict[str, list[Member]] = {}

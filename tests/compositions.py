@@ -1,6 +1,8 @@
 """Compositions for tests, made from the option files without Hydra."""
 
+from copy import deepcopy
 from pathlib import Path
+from unittest import mock
 
 import torch
 from omegaconf import OmegaConf
@@ -47,10 +49,22 @@ def configuration(changes: dict, **chosen: str) -> tuple[dict, dict]:
     return plain, {g: o for g, o in choices.items() if g != "experiment"}
 
 
+_compose, _composed = compose.compose, {}
+
+
+def composed(overrides, catalog):
+    """``compose.compose``, once for the same words: Hydra takes a second, most of a toy run."""
+    words = (*overrides, catalog)
+    if words not in _composed:
+        _composed[words] = _compose(overrides, catalog)
+    return deepcopy(_composed[words])
+
+
 def plan(changes: dict | None = None, **chosen) -> compose.Plan:
     """A checked plan of the chosen options."""
     config, choices = configuration(changes or {}, **chosen)
-    return compose.check(config, choices, CATALOG)
+    with mock.patch.object(compose, "compose", composed):
+        return compose.check(config, choices, CATALOG)
 
 
 def toy(changes: dict | None = None, **chosen) -> compose.Plan:
