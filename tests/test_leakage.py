@@ -6,11 +6,15 @@ import pytest
 import torch
 from compositions import CATALOG, toy, train
 
+from gnnscale import session
 from gnnscale.core.data import GraphData
 from gnnscale.core.errors import CompositionError
+from gnnscale.core.record import Record
 from gnnscale.dataset.synthetic import Synthetic
 from gnnscale.dataset.synthetic_graphs import SyntheticGraphs
 from gnnscale.graph.simple import simple
+from gnnscale.graph.whole import training_graph
+from gnnscale.stage.teacher import kept
 from gnnscale.train import checkpoint
 
 LOADS = {source: source.load for source in (Synthetic, SyntheticGraphs)}
@@ -110,6 +114,68 @@ def test_training_does_not_see_what_is_hidden(inductive, chosen, tmp_path, monke
     other, same = trained(monkeypatch, tmp_path / "b", fitting(chosen), poisoned)
     assert losses == same
     assert all(torch.equal(weights[name], other[name]) for name in weights)
+
+
+def unseen(data: GraphData) -> GraphData:
+    """Half of the test nodes are not seen in training."""
+    return data.with_(splits={**data.splits, "unseen": data.splits["test"][::2]})
+
+
+def hidden_unseen(data: GraphData) -> GraphData:
+    """Unseen nodes: NaN features, other labels, and edges to every node in place of their own."""
+    data = unseen(data)
+    left = data.mask("unseen")
+    dst, src = data.graph.dst, data.graph.indices
+    inside = ~left[dst] & ~left[src]
+    everyone, hub = torch.arange(data.nodes), data.splits["unseen"][:1].expand(data.nodes)
+    graph, _ = simple(
+        torch.cat([src[inside], everyone, hub]), torch.cat([dst[inside], hub, everyone]), data.nodes
+    )
+    y = torch.where(left, (data.y + 1) % data.task.classes, data.y)
+    return data.with_(graph=graph, x=data.x.masked_fill(left.unsqueeze(1), float("nan")), y=y)
+
+
+@pytest.mark.parametrize("student", ["mlp", "pna"])
+def test_unseen_nodes_reach_neither_teacher_nor_student_nor_selection(
+    student, tmp_path, monkeypatch
+):
+    teacher = {"run": None, "architecture": "sage", "overrides": ["trainer.epochs=3"]}
+
+    def plan():
+        return toy({"teacher": teacher, "trainer": {"epochs": 3}}, architecture=student,
+                   distillation=["logit", "gcrd"], recipe="distill")  # fmt: skip
+
+    weights, losses = trained(monkeypatch, tmp_path / "a", plan(), unseen)
+    other, same = trained(monkeypatch, tmp_path / "b", plan(), hidden_unseen)
+    assert losses == same
+    assert all(torch.equal(weights[name], other[name]) for name in weights)
+    said = [kept(tmp_path / run / "seed-0/teacher", [(-1, "items")]) for run in "ab"]
+    assert torch.equal(said[0].logits, said[1].logits)
+    a, b = (Record.load(tmp_path / run / "seed-0/record.json").metric for run in "ab")
+    assert a["valid"] == b["valid"]
+    assert a["train"] == b["train"]
+    assert a["extra"]["tran"] == b["extra"]["tran"]
+    assert a["extra"]["ind"] != b["extra"]["ind"]
+
+
+def test_production_score_is_that_of_both_by_their_shares(tmp_path, monkeypatch):
+    trained(monkeypatch, tmp_path / "a", toy({}, architecture="gcn"), unseen)
+    found = Record.load(tmp_path / "a/seed-0/record.json").metric
+    tran, ind, prod = (found["extra"][n] for n in ("tran", "ind", "prod"))
+    n = 24  # test nodes of the toy graph, every second one of them unseen
+    assert prod == pytest.approx((12 * tran + 12 * ind) / n)
+    assert found["test"] == prod
+    run = session.reopened(toy({}, architecture="gcn"), 0, tmp_path / "a")
+    whole = run.data
+    inside, _ = training_graph(whole)
+    assert inside.nodes == 60 - 12
+    everyone = torch.arange(60)
+    logits = run.inference(run.model, whole, everyone, run.device)
+    left = whole.splits["unseen"]
+    assert ind == whole.task.score(logits[left], whole.y[left])
+    logits = run.inference(run.model, inside, everyone[:48], run.device)
+    rest = inside.splits["test"]
+    assert tran == whole.task.score(logits[rest], inside.y[rest])
 
 
 def test_the_poison_is_strong_enough_to_be_seen(tmp_path, monkeypatch):

@@ -190,7 +190,8 @@ class GraphData:
     holding codes below categories[c].
     y: what is predicted of each item (a node, or a graph at graph level): int64 [items], -1 where
     unknown, or [items, C] float32, NaN where unknown.
-    splits: ids of the items of ``train``, ``valid``, ``test``.
+    splits: ids of the items of ``train``, ``valid``, ``test``; where there is a further one,
+    ``unseen``, part of ``test``, training and selection don't touch its nodes and their edges.
     inductive: training may touch only training nodes and the edges among them.
     weight: [E] float32 edge weights, or None for ones; operators multiply by them.
     names: [items] the source's own ids, or None if they are 0 .. items - 1.
@@ -239,12 +240,18 @@ class GraphData:
         if self.offsets is not None:
             size = self.offsets.diff()
             degree = degree[torch.repeat_interleave(self.mask("train"), size)]
-        elif self.inductive:  # training sees the edges among its nodes only
-            seen = self.mask("train")
+        elif not (seen := self.seen).all():  # training sees the edges among these only
             inside = seen[self.graph.dst.long()] & seen[self.graph.indices.long()]
             ends = self.graph.dst[inside].long()
-            degree = torch.bincount(ends, minlength=self.nodes)[self.splits["train"]]
+            degree = torch.bincount(ends, minlength=self.nodes)[seen]
         return degree.double().log1p().mean().item() if len(degree) else 0.0
+
+    @property
+    def seen(self) -> Tensor:
+        """[N] bool: the nodes that training may see; of many graphs, all."""
+        if self.inductive and self.offsets is None:
+            return self.mask("train")
+        return ~self.mask("unseen") if "unseen" in self.splits else torch.ones(self.nodes).bool()
 
     def mask(self, split: str) -> Tensor:
         """[items] bool: which items are in ``split``."""

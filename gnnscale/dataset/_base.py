@@ -17,7 +17,7 @@ from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.random import Key
 from gnnscale.core.sparse import SparseRows
 from gnnscale.core.traits import Component, Trait, Traits, traits
-from gnnscale.core.values import Count, Share, Whole
+from gnnscale.core.values import Count, Rate, Share, Whole
 from gnnscale.dataset import _edges, _features
 from gnnscale.dataset._files import Remote, fingerprint, locate
 from gnnscale.dataset._splits import per_class_split, share_split
@@ -79,6 +79,8 @@ class Stored(Dataset):
         train_per_class, valid_per_class: nodes drawn per class; every other labelled node tests.
         train, valid: shares of the labelled nodes, for ``split=shares``; the rest tests.
         split_seed: of the draw, or which of several public splits; None: the run's seed.
+        unseen: share of the test nodes that training and selection don't see (GLNN's production
+            setting), drawn by the same seed.
         reverse_edges: add the reverse of every edge. False: edges stay as directed by the source.
         self_loops: remove, keep, or add one per node; an operator's own (A + I) come on top.
         largest_component: keep the largest connected component only.
@@ -97,6 +99,7 @@ class Stored(Dataset):
     train: Share = 0.6
     valid: Share = 0.2
     split_seed: Whole | None = None
+    unseen: Rate = 0.0
     reverse_edges: bool = True
     self_loops: Literal["remove", "keep", "add"] = "remove"
     largest_component: bool = False
@@ -108,7 +111,7 @@ class Stored(Dataset):
     sparse: bool | None = None
 
     SPLITTING: ClassVar = ("root", "download", "split", "train_per_class", "valid_per_class",
-                           "train", "valid", "split_seed", "sparse")  # fmt: skip
+                           "train", "valid", "split_seed", "unseen", "sparse")  # fmt: skip
     """Options that do not alter what is cached."""
 
     # -- what a subclass says --------------------------------------------------------------------
@@ -208,6 +211,8 @@ class Stored(Dataset):
         y = torch.from_numpy(np.array(a["y"]))
         nodes = len(y)
         splits = self._split(a, y, seed)
+        if self.unseen:
+            splits["unseen"] = self._unseen(splits["test"], bool(a["inductive"]), seed)
         facts = dict(a["facts"])
         x = self._features(a, nodes)
         if self.normalize == "zscore":
@@ -241,6 +246,20 @@ class Stored(Dataset):
         share = len(x.values) / max(1, nodes * int(a["width"]))
         keep = share <= SPARSE_BELOW if self.sparse is None else self.sparse
         return x if keep else x.dense()
+
+    def _unseen(self, test: Tensor, inductive: bool, seed: int) -> Tensor:
+        """The test nodes that are left out, in order."""
+        whole = {"spectral", "diffusion", "degree"} & set(self.features)
+        if inductive or whole:
+            why, remedy = "training sees nothing but its own nodes anyway", "dataset.unseen=0"
+            if whole:
+                why = f"features {', '.join(sorted(whole))} are made of the whole graph"
+                remedy += " or dataset.features=[raw]"
+            raise UsageError(f"dataset.unseen={self.unseen}: of {self.title}, {why}; type {remedy}")
+        drawn = seed if self.split_seed is None else self.split_seed
+        key = Key(drawn, f"dataset.{self.title}.unseen")
+        chosen = torch.randperm(len(test), generator=key.torch())[: round(self.unseen * len(test))]
+        return test[chosen].sort().values
 
     def _split(self, a: Mapping[str, Any], y: Tensor, seed: int) -> dict[str, Tensor]:
         drawn = seed if self.split_seed is None else self.split_seed

@@ -22,13 +22,17 @@ def whole_batch(data: GraphData, need: Need) -> Batch:
 def training_graph(data: GraphData) -> tuple[GraphData, Tensor]:
     """The graph that training may see, and the global id of each of its nodes.
 
-    Transductive data is returned as it is. Inductive data is cut to the training nodes and the
-    edges among them, so that no test node's feature, label or edge can reach training.
+    Transductive data is returned as it is. Inductive data is cut to the training nodes, data with a
+    split ``unseen`` to all others, and both to the edges among them, so that no feature, label or
+    edge of a node that is left out can reach training.
     """
-    if not data.inductive:
+    seen = data.seen
+    if data.offsets is not None or seen.all():
         return data, torch.arange(data.items)
-    ids = data.splits["train"].sort().values
-    empty = torch.empty(0, dtype=torch.int64)
+    ids = seen.nonzero().flatten()
+    place = torch.full((data.nodes,), -1, dtype=torch.int64)
+    place[ids] = torch.arange(len(ids))
+    splits = {name: place[rows] for name, rows in data.splits.items() if name != "unseen"}
     graph = induce(data.graph, ids)
     cut = data.with_(
         graph=graph,
@@ -37,6 +41,6 @@ def training_graph(data: GraphData) -> tuple[GraphData, Tensor]:
         names=None if data.names is None else data.names[ids.numpy()],
         x=data.x[ids],
         y=data.y[ids],
-        splits={"train": torch.arange(len(ids)), "valid": empty, "test": empty},
+        splits={name: rows[rows >= 0] for name, rows in splits.items()},
     )
     return cut, ids

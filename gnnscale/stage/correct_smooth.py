@@ -144,7 +144,7 @@ class CorrectSmooth(Stage):
 
     def choose(self, run: Run, spread: Propagation, several: list[Settings]) -> Settings:
         """The first of those with the best validation score."""
-        data, valid = run.data, run.data.splits["valid"]
+        data, valid = run.valid_data, run.valid_data.splits["valid"]
         if not len(valid):
             raise UsageError(
                 f"recipe=correct_smooth: {len(several)} combinations are to be compared and "

@@ -38,11 +38,11 @@ class Run:
     """One seed of one composition: everything a stage may touch.
 
     ``data`` is the whole graph, ``train_data`` what training may see (its nodes numbered by
-    ``train_ids``). ``make_optimizer(parameter groups)`` and ``make_scheduler(optimizer)`` come from
-    the composition, as do ``make_model()``, a further model with weights of its own (drawn from
-    torch's generator), and ``make_teacher(data)``, the finished run of the teacher's composition on
-    that data. ``kept`` holds plain values that a stage found out and that a
-    finished run taken up again needs; they are in the checkpoint.
+    ``train_ids``), ``valid_data`` what selection may see. ``make_optimizer(parameter groups)`` and
+    ``make_scheduler(optimizer)`` come from the composition, as do ``make_model()``, a further model
+    with weights of its own (drawn from torch's generator), and ``make_teacher(data)``, the finished
+    run of the teacher's composition on that data. ``kept`` holds plain values that a stage found
+    out and that a finished run taken up again needs; they are in the checkpoint.
     """
 
     folder: Path
@@ -71,6 +71,7 @@ class Run:
     def __post_init__(self) -> None:
         self.device = self.hardware.device
         self.train_data, self.train_ids = training_graph(self.data)
+        self.valid_data = self.train_data if "unseen" in self.data.splits else self.data
         self.patience = Patience(
             self.trainer.patience, self.trainer.min_delta, self.trainer.monitor
         )
@@ -206,19 +207,20 @@ class Run:
 
     def validate(self) -> tuple[float, float]:
         """(score, mean loss) of the validation split by exact inference."""
-        rows = self.data.splits["valid"]
+        data = self.valid_data
+        rows = data.splits["valid"]
         start = self.meter.now()
         histories = self.sampler.histories
         # the pass over the training graph that refreshes histories is also the one that validates
-        shared = histories and self.train_data is self.data and self.inference.observable
+        shared = histories and self.train_data is data and self.inference.observable
         with self.meter.step("validate"):
             observe = self.sampler.refresh if shared else None
-            logits = self.inference.observed(self.model, self.data, rows, self.device, observe)
-            y = self.data.y[rows].to(self.device)
-            score = self.data.task.score(logits, y)
+            logits = self.inference.observed(self.model, data, rows, self.device, observe)
+            y = data.y[rows].to(self.device)
+            score = data.task.score(logits, y)
             loss = math.nan
             if self.trainer.monitor != "score":
-                loss = self.data.task.losses(logits.float(), y).mean().item()
+                loss = data.task.losses(logits.float(), y).mean().item()
         if histories and not shared:
             self.refresh()
         self.meter.evaluations.append(self.meter.now() - start)

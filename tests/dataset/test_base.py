@@ -278,3 +278,26 @@ def test_training_from_disk_equals_training_from_memory(tmp_path, monkeypatch, s
     assert quiet_metrics(a) == quiet_metrics(b)
     weights = [checkpoint.load(p / "checkpoint.pt")["model"] for p in (a, b)]
     assert all(torch.equal(v, weights[1][n]) for n, v in weights[0].items())
+
+
+def test_unseen_nodes_are_test_nodes_drawn_by_the_seed(tmp_path):
+    def load(seed, **options):
+        return Seven(root=str(tmp_path / "data"), split="shares", train=0.3, valid=0.2,
+                     **options).load(seed)  # fmt: skip
+
+    plain, some = load(0), load(0, unseen=0.4)
+    assert {n: v.tolist() for n, v in plain.splits.items()} == {
+        n: v.tolist() for n, v in some.splits.items() if n != "unseen"
+    }
+    test = set(plain.splits["test"].tolist())
+    assert len(some.splits["unseen"]) == round(0.4 * len(test)) > 0
+    assert set(some.splits["unseen"].tolist()) < test
+    drawn = {tuple(load(0, split_seed=s, unseen=0.4).splits["unseen"].tolist()) for s in range(9)}
+    assert len(drawn) > 1
+    assert load(0, unseen=0.4).splits["unseen"].tolist() == some.splits["unseen"].tolist()
+
+
+def test_features_of_the_whole_graph_would_show_unseen_nodes(tmp_path):
+    wrong = Seven(root=str(tmp_path / "data"), unseen=0.5, features=["raw", "degree"])
+    with pytest.raises(UsageError, match="features degree are made of the whole graph; type"):
+        wrong.load(0)
