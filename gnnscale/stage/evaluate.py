@@ -44,7 +44,7 @@ class Evaluate(Stage):
                 "name": run.data.task.metric,
                 **scores,
                 "best_epoch": run.patience.best_epoch if best else run.epoch - 1,
-                "extra": {},
+                "extra": dict(run.extra),
             },
             time_s=run.meter.times(),
             latency_ms=latency,
