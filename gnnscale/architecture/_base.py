@@ -180,7 +180,7 @@ class Model(nn.Module, Component):
 
     def forward(self, batch: Batch) -> Output:
         """Logits and hidden levels of a batch."""
-        levels = list(self.encode(batch.x))
+        levels = list(self.encode(batch.inputs))
         memo = Memo(batch, levels[-1])
         for layer, hop in zip(self.layers, batch.hops, strict=True):
             levels.append(layer(hop, hop.lift(levels[-1]), memo))

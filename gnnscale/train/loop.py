@@ -157,7 +157,7 @@ class Run:
             self.optimizer.zero_grad(set_to_none=True)
             with self.meter.step("forward"):
                 with self.hardware.scope():
-                    output = self.model(batch)
+                    output = self.model(self.sampler.primed(batch, self.model))
                 loss = self.objective(output, batch)
                 if self.trainer.l2:
                     loss = loss + decay.penalty(self.model, self.trained, self.trainer)

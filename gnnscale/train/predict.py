@@ -186,5 +186,5 @@ class Own(Inference):
     ) -> Tensor:
         """Batch by batch."""
         need: Any = model.need
-        each = self.sampler.batches(data, need, rows.cpu())
-        return torch.cat([model(batch.to(device)).logits for batch in each])
+        each = (b.to(device) for b in self.sampler.batches(data, need, rows.cpu()))
+        return torch.cat([model(self.sampler.primed(batch, model)).logits for batch in each])
