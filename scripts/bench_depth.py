@@ -3,13 +3,14 @@
 usage: scripts/bench_depth.py [NODES [DEPTH ...]] [--hidden D] [--degree K] [--device cpu|cuda]
 
 Each figure is that of a fresh process, on a synthetic graph: the most that one step (forward,
-backward, Adam) holds beyond what the process held before it. That are the data, the weights, their
-gradients and Adam's state, all of which exist by then, made by a step on a graph of 60 nodes. On the
-CPU the peak is VmHWM, begun anew in front of the step; on a GPU what torch's allocator gave out.
-The equilibrium network has no depth: as many evaluations are made, in both solves.
+backward, Adam) holds beyond what the process held before it. That is the data, the weights, their
+gradients and Adam's state, which all exist by then, made by a step on a graph of 60 nodes. On the
+CPU the peak is VmHWM, begun anew in front of the step; on a GPU, what torch's allocator gave out.
+The equilibrium network has no depth: as many evaluations are made, in both solves; its solver keeps
+the vectors of 8 of them.
 
-A plain network's need is also computed, from the sizes of what autograd keeps of networks of two and
-three layers; where that is more than there is, it is not run. Prints one markdown table.
+A plain network's need is also computed, from the sizes of what autograd keeps of networks of two
+and three layers; where that is more than there is, it is not run. Prints one markdown table.
 """
 
 import argparse
@@ -106,7 +107,7 @@ def child(
     from gnnscale.dataset.synthetic import Synthetic
     from gnnscale.graph.whole import whole_batch
 
-    tiny = Synthetic(nodes=60, degree=min(degree, 10)).load(0)
+    tiny = Synthetic(nodes=60, degree=3.0).load(0)
     data = Synthetic(nodes=nodes, degree=degree).load(0)
     torch.manual_seed(0)
     model = network(kind, depth, hidden, data.shape).to(device)

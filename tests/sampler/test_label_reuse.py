@@ -90,7 +90,9 @@ def test_held_out_labels_reach_neither_training_nor_inference(iterations, sixty)
         found.append([loss, said, *(p.grad for p in model.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     changed = other_labels(sixty, ("train",))
-    assert not torch.equal(Own(made(changed))(model, changed, torch.arange(60), DEVICE), found[1][1])
+    assert not torch.equal(
+        Own(made(changed))(model, changed, torch.arange(60), DEVICE), found[1][1]
+    )
 
 
 class Echo(nn.Module):
@@ -169,7 +171,7 @@ def test_several_labels_per_node(sixty):
 
 
 def test_without_labels_it_is_full_batch(sixty):
-    """At rate 0 and without reuse, a model that ignores the columns trains as under sampler=full."""
+    """At rate 0, without reuse, the columns are zeros, and a model trains as under sampler=full."""
     torch.manual_seed(0)
     sampler, full = made(sixty, rate=0.0, iterations=0), Full()
     full.prepare(sixty, NEED, Key(0, "prepare"))
