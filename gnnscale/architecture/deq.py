@@ -6,6 +6,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gnnscale.architecture._base import ACTIVATIONS, NORMS
@@ -53,22 +54,32 @@ class Equilibrium(nn.Module):
 
     Args:
         cell: f. p: rate of the mask. solver: a name in ``SOLVERS``. memory: of the solver.
-            forward, backward: limits of the two solves.
+            forward, backward: limits of the two solves. standardise: f reads the rows of x with
+            mean 0 and variance 1.
 
     Shapes: x [N, D] -> [N, D], on a square hop.
     """
 
     def __init__(
-        self, cell: Cell, p: float, solver: str, memory: int, forward: Limits, backward: Limits
+        self,
+        cell: Cell,
+        p: float,
+        solver: str,
+        memory: int,
+        forward: Limits,
+        backward: Limits,
+        standardise: bool = False,
     ):
         super().__init__()
-        self.cell, self.p = cell, p
+        self.cell, self.p, self.standardise = cell, p, standardise
         self.solver, self.ahead, self.back = partial(SOLVERS[solver], memory), forward, backward
         self.solves: dict[str, float] = {}
 
     def forward(self, hop: Hop, x: Tensor, memo: Memo) -> Tensor:
         """The fixed point."""
         x = full(x)
+        if self.standardise:
+            x = full(F.layer_norm(x, x.shape[1:]))
         if not self.training:
             return self.solved(lambda z: self.cell(hop, z, x, None, memo), x)
         mask = dropout(torch.ones_like(x), self.p) if self.p else None
@@ -109,15 +120,19 @@ class DEQ(Deep):
     steps).
 
     The authors' code of it is not public. Departs from the paper: nothing is trained unrolled
-    beforehand; Z* goes to the head through dropout only, since f ends with a norm; solvers and
-    limits are ours. The species of ogbn-proteins as in ``Reversible``.
+    beforehand; rows of X are standardised, since beside rows of Z, which a norm has scaled, those
+    of features like Cora's would be next to nothing (standardise=false: as they are); Z* goes to
+    the head through dropout only, since f ends with a norm; solvers and limits are ours. The
+    species of ogbn-proteins as in ``Reversible``.
 
     Args:
+        standardise: rows of X with mean 0 and variance 1, without parameters.
         solver: root finder of both passes. memory: differences or corrections that it keeps.
         tolerance, iterations: of the forward solve, relative residual and evaluations of f.
             backward_tolerance, backward_iterations: of the backward one. Others: ``Deep``.
     """
 
+    standardise: bool = True
     solver: Literal["anderson", "broyden"] = "broyden"
     memory: Count = 8
     tolerance: NonNegative = 1e-4
@@ -132,7 +147,7 @@ class DEQ(Deep):
         steps = Equilibrium(
             Cell(first, second, width, self.norm, self.act), self.dropout, self.solver,
             self.memory, Limits(self.tolerance, self.iterations),
-            Limits(self.backward_tolerance, self.backward_iterations),
+            Limits(self.backward_tolerance, self.backward_iterations), self.standardise,
         )  # fmt: skip
         edge = edge_encoder(self.shape, width) if edges else None
         return Composite(steps, width, edge, "none", "none", self.dropout)

@@ -37,6 +37,17 @@ def contractive(shape, **options) -> DEQ:
     return model
 
 
+def test_standardised_features_have_no_scale(sixty):
+    """What encoded features are multiplied by changes nothing; without, it does."""
+    for standardise in (True, False):
+        torch.manual_seed(0)
+        model = contractive(sixty.shape, standardise=standardise).double().eval()
+        steps, hop = model.layers[0].steps, whole_batch(sixty, model.need).hops[0]
+        x = torch.randn(60, 8, dtype=torch.float64)
+        one, other = steps(hop, x, Memo(None)), steps(hop, 30 * x, Memo(None))
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4) == standardise
+
+
 @pytest.mark.parametrize(("hidden", "published"), [(64, 51_256), (224, 537_336)])
 def test_published_counts(hidden, published, parameters):
     """Li et al., ICML 2021: 51.3K and 537K; the species' map of theirs has 72."""
@@ -59,6 +70,7 @@ def test_model(check_model, options):
 
 def unrolled(steps, hop, x, evaluations=200):
     """The same cell under the same draws, by plain autograd."""
+    x = nn.functional.layer_norm(x, (8,))
     mask = dropout(torch.ones_like(x), steps.p)
     word, z = int(torch.randint(2**62, ())), torch.zeros_like(x)
     for _ in range(evaluations):
