@@ -246,6 +246,15 @@ def try_out(parts: Mapping[str, Sequence[Bound]]) -> list[str]:
     with torch.device("meta"):
         shape = Shape(8, 3) if sampler is None else sampler.widen(Shape(8, 3))
         model = attempt(parts["architecture"][0], shape)
+    if (
+        sampler is not None
+        and sampler.labels
+        and any(s is not None and s.apart for s in made["recipe"])
+    ):
+        problems.append(
+            f"sampler={parts['sampler'][0].option}: gives labels as input of a whole model, and "
+            "the recipe trains its layers one at a time; type sampler=full, or recipe=supervised"
+        )
     if model is not None and shape.readout != "center" and getattr(model, "pool", None) is None:
         problems.append(
             f"sampler.readout={shape.readout}: architecture={parts['architecture'][0].option} has "
@@ -341,6 +350,7 @@ def build(
     inference = make("inference") if sampler.inference == "exact" else Own(sampler)
     inference.scope, inference.view = hardware.scope, sampler.view
     terms = {bound.option: bound.make() for bound in plan.parts.get("distillation", [])}
+    trainer = make("trainer")
     return Run(
         folder=folder,
         seed=seed,
@@ -349,8 +359,8 @@ def build(
         data=data,
         sampler=sampler,
         model=model,
-        objective=Objective(data.task, terms),
-        trainer=make("trainer"),
+        objective=Objective(data.task, terms, trainer.log_eps),
+        trainer=trainer,
         inference=inference,
         hardware=hardware,
         meter=meter,

@@ -1,7 +1,7 @@
 """A model is a list of layers between an encoder and a head; the forward pass is written once."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import ClassVar, cast
 
@@ -180,7 +180,7 @@ class Model(nn.Module, Component):
 
     def forward(self, batch: Batch) -> Output:
         """Logits and hidden levels of a batch."""
-        levels = list(self.encode(batch.x))
+        levels = list(self.encode(batch.inputs))
         memo = Memo(batch, levels[-1])
         for layer, hop in zip(self.layers, batch.hops, strict=True):
             levels.append(layer(hop, hop.lift(levels[-1]), memo))
@@ -193,6 +193,13 @@ class Model(nn.Module, Component):
         hidden = levels[:-1] if isinstance(self.head, nn.Identity) else levels
         whole = seeds if batch.readout else None
         return Output(logits, tuple(hidden), batch.rows, pooled=whole)
+
+    def measured(self) -> Mapping[str, float]:
+        """What the model found out about its own work in the last training step, backward pass
+        included, by name: iterations, residuals. Its means over the steps are metrics of an epoch,
+        and of the last epoch they are in the record.
+        """
+        return {}
 
     def level(self, i: int, head: nn.Module) -> "Model":
         """Layer ``i`` as a model of its own, reading what the layer below put out; weights shared.

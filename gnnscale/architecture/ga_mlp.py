@@ -121,7 +121,7 @@ class GAMLP(Model):
         """Every power, side by side, then the perceptron on the seeds alone; of whole graphs its
         hidden levels on every node, its last map on what is read of them (sec. 2.2).
         """
-        powers, memo = list(self.encode(batch.x)), Memo(batch)
+        powers, memo = list(self.encode(batch.inputs)), Memo(batch)
         for layer, hop in zip(self.layers, batch.hops, strict=True):
             powers.append(layer(hop, hop.lift(powers[-1]), memo))
         wide = [full(h) if batch.readout else full(h)[batch.rows] for h in powers]

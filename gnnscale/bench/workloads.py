@@ -114,14 +114,14 @@ class Query(Workload):
 
     def request(self, subject: Subject, scope: str) -> Local:
         """model: the prepared batch. end2end: sample, gather, copy, forward, result."""
-        run = subject.run
+        run, primed = subject.run, subject.run.sampler.primed
         make = self.own(run) if run.sampler.inference == "own" else self.exact(subject)
         lists = asked(run.data, self.batch, self.seed, LISTED if scope == "end2end" else PREPARED)
 
         def end2end(laps: Laps) -> None:
             ready = make(next(wanted), laps.lap)
             with evaluating(run):
-                logits = torch.cat([run.model(batch).logits for batch in ready])
+                logits = torch.cat([run.model(primed(batch, run.model)).logits for batch in ready])
             laps.lap("forward")
             logits.cpu()
             laps.lap("result")
@@ -129,7 +129,7 @@ class Query(Workload):
         def model(laps: Laps) -> None:
             with evaluating(run):
                 for batch in next(turns):
-                    run.model(batch)
+                    run.model(primed(batch, run.model))
             laps.lap("forward")
 
         prepared = [make(chosen, lambda name: None) for chosen in lists[:PREPARED]]

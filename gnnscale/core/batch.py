@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gnnscale.core.hop import Hop
 from gnnscale.core.ops import full
+from gnnscale.core.sparse import SparseRows, dense
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,13 @@ class Batch:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     views: tuple["Batch", ...] = ()
     key: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def inputs(self) -> Tensor | SparseRows:
+        """What a model encodes: x, beside labels [n_src, C] where ``extra`` has some."""
+        if "labels" not in self.extra:
+            return self.x
+        return torch.cat([dense(self.x), self.extra["labels"]], 1)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device; a hop listed many times is moved once."""

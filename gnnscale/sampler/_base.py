@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gnnscale.core.batch import Batch
 from gnnscale.core.data import GraphData, Shape
@@ -28,6 +28,8 @@ class Sampler(Component):
     ``batches``, whatever ``inference`` was chosen."""
     histories: bool = False
     """Whether ``refresh`` is to be offered exact levels before training and at every evaluation."""
+    labels: ClassVar[bool] = False
+    """Whether batches carry labels as input (``Batch.inputs``), which a whole model reads first."""
     operators: int = 0
     """R where ``Batch.x`` is a stack [n, R, F] of propagated features, 0 where it is [n, F]."""
 
@@ -84,6 +86,14 @@ class Sampler(Component):
     def bind(self, batch: Batch, device: torch.device, write: bool) -> Batch:
         """Move a batch to the device and attach histories (written only if ``write``)."""
         return batch.to(device)
+
+    def primed(self, batch: Batch, model: nn.Module) -> Batch:
+        """The batch that the model is to see, where that depends on the model (label reuse).
+
+        Called in front of every pass of training and of the sampler's own inference, in the mode
+        and precision of that pass.
+        """
+        return batch
 
     def commit(self) -> None:
         """Called after the optimizer's step."""

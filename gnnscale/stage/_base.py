@@ -13,6 +13,9 @@ class Stage(Component):
     """Whether it alters how the run predicts, so that a finished run that is taken up again, its
     weights restored, has to call it again."""
 
+    apart: ClassVar[bool] = False
+    """Whether it trains parts of the model by themselves, on levels in place of features."""
+
     def __call__(self, run: Run) -> None:
         """Do this stage's work on ``run``."""
         raise NotImplementedError

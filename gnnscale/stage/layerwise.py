@@ -81,6 +81,7 @@ class Layerwise(Stage):
     """
 
     needs = (traits(Trait.LAYERS),)
+    apart = True
 
     def __init__(self, classifier: Literal["fresh", "shared"] = "fresh"):
         self.classifier = classifier

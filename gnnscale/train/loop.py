@@ -5,7 +5,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,8 @@ class Run:
         )
         self.best: dict[str, Tensor] | None = None
         self.losses: list[Tensor] = []
+        self.measures: list[dict[str, float]] = []
+        self.extra: dict[str, float] = {}
         self.last_loss = math.nan
 
     # -- set-up ---------------------------------------------------------------------------------
@@ -175,7 +178,7 @@ class Run:
             self.optimizer.zero_grad(set_to_none=True)
             with self.meter.step("forward"):
                 with self.hardware.scope():
-                    output = self.model(batch)
+                    output = self.model(self.sampler.primed(batch, self.model))
                 loss = self.objective(output, batch)
                 if self.trainer.l2:
                     loss = loss + decay.penalty(self.model, self.trained, self.trainer)
@@ -188,6 +191,7 @@ class Run:
         with self.meter.step("step"):
             loss = self.optimizer.step(closure)  # type: ignore[arg-type]
         self.losses.append(torch.as_tensor(loss).detach())
+        self.measures.append(dict(cast(Any, self.model).measured()))
         self.sampler.commit()
 
     def mean_loss(self) -> float:
@@ -204,6 +208,12 @@ class Run:
                 "of the last good epoch is kept."
             )
         return losses.mean().item()
+
+    def mean_measures(self) -> dict[str, float]:
+        """What the model measured of itself, by name: the mean over the epoch's steps."""
+        found, self.measures = self.measures, []
+        names = dict.fromkeys(name for each in found for name in each)
+        return {name: fmean(each[name] for each in found if name in each) for name in names}
 
     def validate(self) -> tuple[float, float]:
         """(score, mean loss) of the validation split by exact inference."""
@@ -240,6 +250,8 @@ class Run:
         metrics: dict[str, Any] = {"epoch": self.epoch, "loss": self.mean_loss()}
         self.last_loss = metrics["loss"]
         metrics["lr"] = self.optimizer.param_groups[0]["lr"]
+        self.extra = self.mean_measures()
+        metrics.update(self.extra)
         self.losses = []
         self.meter.epochs.append(train_s)
         stop = False
@@ -283,6 +295,7 @@ class Run:
             "best": self.best,
             "meter": self.meter.state(),
             "kept": self.kept,
+            "extra": self.extra,
         }
 
     def save(self) -> None:
@@ -301,6 +314,7 @@ class Run:
         self.patience.load(state["patience"])
         self.best = state["best"]
         self.kept = dict(state.get("kept", {}))
+        self.extra = dict(state.get("extra", {}))
         self.meter.load(state["meter"])
         curve.drop(self.folder, self.epoch)  # they are trained again
 
@@ -315,6 +329,7 @@ class Run:
         self.model.load_state_dict(state["model"] if state["best"] is None else state["best"])
         self.model.to(self.device)
         self.kept = dict(state.get("kept", {}))
+        self.extra = dict(state.get("extra", {}))
         self.epoch = state["epoch"]
         self.patience.load(state["patience"])
 

@@ -18,12 +18,15 @@ class Objective(nn.Module):
     weights, their weighted sum (GraphSAINT, eq. 2); 0 for a batch without labels.
 
     Args:
-        task: the loss and score. terms: by name, in the order in which they are added.
+        task: the loss and score. terms: by name, in the order in which they are added. log_eps:
+            eps of log(eps + l) - log(eps), which replaces the supervised loss l of each row where
+            eps is given; it bounds the pull of rows that can't be fitted (Li et al., ICML 2021: eps
+            = 1 - log 2).
     """
 
-    def __init__(self, task: Task, terms: Mapping[str, nn.Module]):
+    def __init__(self, task: Task, terms: Mapping[str, nn.Module], log_eps: float | None = None):
         super().__init__()
-        self.task = task
+        self.task, self.log_eps = task, log_eps
         self.terms = nn.ModuleDict(terms)
 
     @property
@@ -42,6 +45,8 @@ class Objective(nn.Module):
         if not rows.any():
             return out.logits.sum() * 0
         losses = self.task.losses(out.logits[rows], batch.y[rows])
+        if self.log_eps is not None:
+            losses = torch.log1p(losses / self.log_eps)
         return losses.mean() if batch.weight is None else (losses * batch.weight[rows]).sum()
 
     def forward(self, out: Output, batch: Batch) -> Tensor:

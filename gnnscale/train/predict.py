@@ -220,6 +220,6 @@ class Own(Inference):
     ) -> Tensor:
         """Batch by batch."""
         need: Any = model.need
-        each = self.sampler.batches(data, need, rows.cpu())
-        moved = (batch.to(device) for batch in each)
-        return torch.cat([self.tell(batch, model(batch)) for batch in moved])
+        each = (b.to(device) for b in self.sampler.batches(data, need, rows.cpu()))
+        primed = (self.sampler.primed(batch, model) for batch in each)
+        return torch.cat([self.tell(batch, model(batch)) for batch in primed])

@@ -20,7 +20,8 @@ class Trainer(Component):
     Welling 2017, sec. 5.2), or on all of the model's but the last layer's (GNNAutoScale). l2: adds
     l2 / 2 ||w||^2 to the loss, the same gradient as Adam's and SGD's weight_decay; for optimizers
     that have none (L-BFGS). decay_of: weight decay of the model's encoder, layers or head, in place
-    of what decay and optimizer.weight_decay say; None: as they say.
+    of what decay and optimizer.weight_decay say; None: as they say. log_eps: eps of
+    log(eps + l) - log(eps) in place of the loss l of a row, in training only (``Objective``).
     """
 
     epochs: Count = 200
@@ -37,3 +38,4 @@ class Trainer(Component):
     decay_of: dict[Literal["encoder", "layers", "head"], NonNegative | None] = field(
         default_factory=dict
     )
+    log_eps: Positive | None = None

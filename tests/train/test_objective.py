@@ -104,3 +104,11 @@ def test_wants_unlabeled():
     assert not plain(a=Constant(1.0)).wants_unlabeled
     assert plain(a=Constant(1.0), b=Constant(1.0, nodes="observed")).wants_unlabeled
     assert plain(b=Constant(1.0, nodes="all")).wants_unlabeled
+
+
+def test_log_loss_bounds_each_row():
+    """log(eps + l) - log(eps): 0 where l is, slope 1 / eps there, in training's loss alone."""
+    z, eps = logits(), 0.30685
+    loss = Objective(Task(classes=C), {}, log_eps=eps)(Output(z), batch_of())
+    each = F.cross_entropy(z[[0, 1, 3]], Y[[0, 1, 3]], reduction="none")
+    torch.testing.assert_close(loss, ((eps + each).log() - torch.tensor(eps).log()).mean())

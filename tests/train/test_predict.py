@@ -30,6 +30,7 @@ from gnnscale.core.hop import AGGREGATORS, Hop, Need
 from gnnscale.core.traits import Trait
 from gnnscale.graph.norm import whole_hop
 from gnnscale.graph.whole import whole_batch
+from gnnscale.sampler._base import Sampler
 from gnnscale.train.predict import Full, Layerwise, Own
 
 CPU = torch.device("cpu")
@@ -232,7 +233,7 @@ def test_an_observer_sees_what_every_hop_reads(sixty, make, name):
         assert not h.requires_grad
 
 
-class Extraction:
+class Extraction(Sampler):
     """The whole graph as every batch, seven seeds at a time."""
 
     def batches(self, data, need, rows):
