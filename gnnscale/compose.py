@@ -246,6 +246,11 @@ def try_out(parts: Mapping[str, Sequence[Bound]]) -> list[str]:
     with torch.device("meta"):
         shape = Shape(8, 3) if sampler is None else sampler.widen(Shape(8, 3))
         model = attempt(parts["architecture"][0], shape)
+    if model is not None and model.labels and sampler is not None and not sampler.labels:
+        problems.append(
+            f"architecture={parts['architecture'][0].option}: propagates training labels, and "
+            f"sampler={parts['sampler'][0].option} gives none as input; change to sampler=labels"
+        )
     if (
         sampler is not None
         and sampler.labels

@@ -150,6 +150,8 @@ class Model(nn.Module, Component):
 
     need: Need
     layers: nn.ModuleList
+    labels: ClassVar[bool] = False
+    """Whether it reads training labels by name, which batches must carry as input."""
     apart: ClassVar[bool] = True
     """Whether a layer reads nothing but the level below, so that it can be trained by itself."""
 

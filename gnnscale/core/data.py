@@ -163,7 +163,7 @@ class Shape:
     categories: sizes of the tables that the columns of integer features count into; () where
     features are numbers. edge_features: columns of ``Hop.edge``, edge_categories: the same of its
     codes; 0 and () where batches carry none. log_degree: mean of log(degree + 1) over the nodes
-    that training sees.
+    that training sees. nodes: N, where training sees every node that may be predicted, else 0.
     """
 
     features: int
@@ -178,6 +178,7 @@ class Shape:
     edge_features: int = 0
     edge_categories: tuple[int, ...] = ()
     log_degree: float = 1.0
+    nodes: int = 1
 
 
 @dataclass(frozen=True)
@@ -233,6 +234,7 @@ class GraphData:
             self.x.shape[1], self.task.classes, level=self.task.level, categories=self.categories,
             edge_features=width, edge_categories=self.edge_categories,
             log_degree=self._log_degree(),
+            nodes=self.nodes if self.offsets is None and bool(self.seen.all()) else 0,
         )  # fmt: skip
 
     def _log_degree(self) -> float:

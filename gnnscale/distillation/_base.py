@@ -17,7 +17,10 @@ def chosen(nodes: Nodes, batch: Batch) -> Tensor:
     """[n_seed] bool: the seeds of a batch that ``nodes`` names."""
     if nodes == "train":
         return batch.labeled
-    return ~batch.labeled if nodes == "unlabeled" else torch.ones_like(batch.labeled)
+    if nodes != "unlabeled":
+        return torch.ones_like(batch.labeled)
+    given = batch.extra.get("given")  # labels that are input are known, too
+    return ~batch.labeled if given is None else ~(batch.labeled | given[batch.rows])
 
 
 class Term(nn.Module, Component):

@@ -12,7 +12,7 @@ from gnnscale.core.data import GraphData, Shape, Task
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Need
 from gnnscale.core.random import Key
-from gnnscale.core.values import Rate, Whole
+from gnnscale.core.values import Share, Whole
 from gnnscale.graph.whole import whole_batch
 from gnnscale.sampler.full import Full
 
@@ -33,7 +33,8 @@ class LabelReuse(Full):
     so that statistics of batch normalisation move in each.
 
     Args:
-        rate: share of the training labels that are given in a step. iterations: passes that fill
+        rate: share of the training labels that are given in a step; with all of them, only terms
+            (distillation) are left as a loss. iterations: passes that fill
             the columns of the other nodes; 0: labels are input only.
 
     Raises: UsageError for numbers to be predicted, or for features that are codes.
@@ -42,7 +43,7 @@ class LabelReuse(Full):
     inference = "own"
     labels = True
 
-    def __init__(self, rate: Rate = 0.5, iterations: Whole = 1):
+    def __init__(self, rate: Share = 0.5, iterations: Whole = 1):
         self.rate, self.iterations = rate, iterations
         self.kept: tuple[GraphData, Need, Batch] | None = None
 

@@ -326,7 +326,14 @@ class Run:
     def restore(self, folder: Path) -> None:
         """Put the selected weights of a finished seed's folder into the model; nothing else."""
         state = checkpoint.load(folder / "checkpoint.pt")
-        self.model.load_state_dict(state["model"] if state["best"] is None else state["best"])
+        try:
+            self.model.load_state_dict(state["model"] if state["best"] is None else state["best"])
+        except RuntimeError as error:
+            raise UsageError(
+                f"{folder}: its weights are of other sizes than this composition's on "
+                f"{self.data.name}; an architecture with parameters of each node (plp with "
+                f"gate=nodes) predicts on the graph that it was trained on only ({error})"
+            ) from error
         self.model.to(self.device)
         self.kept = dict(state.get("kept", {}))
         self.extra = dict(state.get("extra", {}))
