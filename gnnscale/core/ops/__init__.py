@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gnnscale.core.errors import UsageError, unknown
-from gnnscale.core.ops import dgl_kernels, numba_kernels, torch_kernels
+from gnnscale.core.ops import dgl_kernels, fused, numba_kernels, torch_kernels
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.watch import tell
 
@@ -50,6 +50,11 @@ def backend(product: str, device: torch.device) -> ModuleType:
             f"choose hardware.kernel=auto or {PREFERRED[device.type][-1]}"
         )
     return module
+
+
+def fuses(device: torch.device) -> bool:
+    """Whether aggregators of the same rows are computed there in one pass (``fused.several``)."""
+    return backend("several", device) is numba_kernels
 
 
 class _Total(torch.autograd.Function):
