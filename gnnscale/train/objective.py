@@ -41,6 +41,9 @@ class Objective(nn.Module):
         rows = batch.labeled if out.supervised is None else batch.labeled & out.supervised
         if not rows.any():
             return out.logits.sum() * 0
+        if self.task.group:
+            rows = rows.nonzero().squeeze(1)
+            rows = rows[self.task.arranged(batch.ids[rows])]
         losses = self.task.losses(out.logits[rows], batch.y[rows])
         return losses.mean() if batch.weight is None else (losses * batch.weight[rows]).sum()
 
