@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +61,7 @@ class Hop:
     degree: Tensor | None = None
     segment: Tensor | None = None
 
-    own: ClassVar[frozenset[str]] = frozenset()
+    own = frozenset[str]()  # no annotation: it is no field
     """Aggregators that a subclass computes in its own way: none of them joins a common pass."""
 
     def lift(self, h: Tensor) -> Tensor:

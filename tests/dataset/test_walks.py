@@ -91,20 +91,14 @@ def test_refusals(options, message):
         Walks(**options)
 
 
-def test_a_gnn_counts_where_powers_of_the_matrix_do_not(tmp_path):
-    """The separation of the paper: fixed operators can't see the types of the nodes between."""
-    data = {"nodes": 400, "degree": 6, "pattern": [0, 0], "train": 200, "valid": 100}
-    shared = {"dataset": data, "trainer": {"epochs": 120}, "optimizer": {"lr": 0.01}}
-    rmse = {}
-    for name, changes, chosen in (
-        ("gin", {"architecture": {"depth": 2, "stem": True, "jump": "concat", "dropout": 0.0}},
-         {"architecture": "gin", "sampler": "full"}),
-        ("ga_mlp", {"sampler": {"powers": 2, "operator": "none", "self_loops": False,
-                                "batch_size": None}},
-         {"architecture": "ga_mlp", "sampler": "precompute"}),
-    ):  # fmt: skip
-        checked = plan({**shared, **changes}, dataset="walks", **chosen)
-        checked.parts["recipe"][-1].arguments["seconds"] = 0.0
-        (record,) = train(checked, tmp_path / name)
-        rmse[name] = record.metric["test"]
-    assert rmse["gin"] < 0.6 * rmse["ga_mlp"] < 0.6
+def test_most_of_the_variance_is_learned_in_a_few_steps(tmp_path):
+    changes = {
+        "dataset": {"nodes": 200, "pattern": [0, 0], "train": 120, "valid": 40},
+        "sampler": {"powers": 2, "operator": "none", "self_loops": False, "batch_size": None},
+        "trainer": {"epochs": 60},
+    }
+    checked = plan(changes, dataset="walks", architecture="ga_mlp", sampler="precompute")
+    checked.parts["recipe"][-1].arguments["seconds"] = 0.0
+    (record,) = train(checked, tmp_path)
+    assert record.metric["name"] == "rmse"
+    assert record.metric["test"] < 0.7
