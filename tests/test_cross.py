@@ -57,7 +57,8 @@ def test_trains_or_is_refused_with_a_reason(combination, tmp_path):
     (record,) = train(plan, tmp_path)
     # two layers in turn, for one epoch each where a controller's limit says so
     assert record.time_s["epochs"] == {"layerwise": 4}.get(combination.get("recipe"), 2)
-    assert 0 <= record.metric["valid"] <= (1 if scale_of(record.metric["name"]) == 100 else math.inf)
+    most = 1 if scale_of(record.metric["name"]) == 100 else math.inf
+    assert 0 <= record.metric["valid"] <= most
     lines = (tmp_path / "seed-0" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == record.time_s["epochs"]
     assert all(math.isfinite(json.loads(s)["loss"]) for s in lines)

@@ -53,7 +53,8 @@ class SBM(Dataset):
                     f"dataset.{name}={rate}: divided by dataset.nodes={nodes} it is a probability; "
                     f"valid: 0 to {nodes}; type dataset.{name}={nodes}"
                 )
-        self.nodes, self.communities, self.within, self.between = nodes, communities, within, between
+        self.nodes, self.communities = nodes, communities
+        self.within, self.between = within, between
         self.graphs, self.data_seed = (train, valid, test), data_seed
 
     def load(self, seed: int) -> GraphData:

@@ -59,6 +59,7 @@ GRAPHS = {
 
 def hops(adj):
     """The same edges under every kind of operator."""
+
     def some(n, seed):
         return drawn(n, seed=seed).abs() + 0.5
 
@@ -208,8 +209,9 @@ class Sizes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        self.seen += [t.numel() for t in (out if isinstance(out, (tuple, list)) else [out])
-                      if isinstance(t, torch.Tensor) and (t.dim() > 1 or t.is_floating_point())]  # fmt: skip
+        for t in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(t, torch.Tensor) and (t.dim() > 1 or t.is_floating_point()):
+                self.seen.append(t.numel())
         return out
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gnnscale.core.errors import UsageError, unknown
-from gnnscale.core.ops import dgl_kernels, fused, numba_kernels, torch_kernels
+from gnnscale.core.ops import dgl_kernels, numba_kernels, torch_kernels
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.watch import tell
 

@@ -231,7 +231,7 @@ def _gather(indptr, indices, edges, x, g, shares, src, weight, diag, at, mixes, 
                 given = shares[i, kinds - 1]
                 for d in range(width):
                     mine[d] += f * given[d]
-            if k == indptr[j] or indices[k - 1] != i:  # a source is chosen once, however often there
+            if k == indptr[j] or indices[k - 1] != i:  # chosen once, however often it is there
                 if len(high):
                     whose, given = high[i], g[i, at.max]
                     for d in range(width):
@@ -288,9 +288,8 @@ class _Several(torch.autograd.Function):
             out.numpy(), kept.numpy(), high.numpy(), low.numpy(),
         )  # fmt: skip
         ctx.adj, ctx.factors, ctx.at = adj, factors, at
-        results = squares and not (own_mean and (own_var or at.std < 0))
-        ctx.save_for_backward(x if squares else None, out if results or at.std >= 0 else None,
-                              kept if squares else None, high, low)  # fmt: skip
+        results = out if squares and (at.std >= 0 or not own_mean) else None
+        ctx.save_for_backward(x if squares else None, results, kept if squares else None, high, low)
         return out
 
     @staticmethod
