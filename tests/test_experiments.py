@@ -48,8 +48,8 @@ def on_a_toy(config: dict, choices: dict) -> compose.Plan:
     toy, _ = configuration({**TOY, "dataset": sizes}, dataset=name)
     config, choices = {**config, "dataset": toy["dataset"]}, {**choices, "dataset": name}
     config["trainer"], config["seeds"] = {**config["trainer"], "epochs": 1}, 1
-    for key in {"parts", "batch_parts"} & set(config["sampler"]):  # no more than it has nodes
-        config["sampler"][key] = min(config["sampler"][key], config["dataset"]["nodes"])
+    for key in {"parts", "batch_parts"} & set(config["sampler"]):  # of a few nodes each
+        config["sampler"][key] = min(config["sampler"][key], config["dataset"]["nodes"] // 4)
     if config["architecture"].get("depth", 0) > 100:  # an even number, whatever is tied
         config["architecture"]["depth"] = 8
     return compose.check(config, choices, CATALOG)

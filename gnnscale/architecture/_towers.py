@@ -85,7 +85,7 @@ class Message(nn.Module):
             return hop.reduce(lambda h: self.q_message(self.other(h, hop), hop), h, names)
         m = self.other(h, hop).index_select(0, hop.graph.indices) + self.edge(hop.edge)  # [E, T d]
         m = self.q_message(m, hop)
-        return tuple(hop.collect(m, "add" if name == "sum" else name) for name in names)
+        return hop.collect(m, tuple("add" if name == "sum" else name for name in names))
 
     def weights(self, hop: Hop, h: Tensor, name: str) -> Tensor:
         """What a sum multiplies a constant by: the degree, or a sampler's estimate. [n_dst, 1]."""

@@ -50,10 +50,8 @@ class EGConv(nn.Module):
         """One convolution over ``hop``."""
         n = hop.graph.n_dst
         weight = self.q_weight(self.weight)
-        found = hop.reduce(
-            lambda h: self.q_message(self.q_input(h, hop) @ weight, hop), h, self.ops
-        )  # A times [n_dst, B * L]
-        u = self.q_aggregate(torch.cat(found, 1) if len(found) > 1 else found[0], hop)
+        u = hop.beside(lambda h: self.q_message(self.q_input(h, hop) @ weight, hop), h, self.ops)
+        u = self.q_aggregate(u, hop)  # [n_dst, A * B * L]
         u = u.view(n, len(self.ops) * self.bases, self.size)  # [n_dst, A * B, L]
         w = self.mix(h[:n], hop).view(n, self.heads, -1)  # [n_dst, H, A * B]
         y = torch.bmm(w, u).view(n, -1)  # [n_dst, H * L]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import permutations
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gnnscale.core.cache import content
+from gnnscale.core.errors import UsageError
 from gnnscale.core.metrics import METRICS, USUAL
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.sparse import SparseRows
@@ -24,6 +26,11 @@ class Task:
     classes whose label is not NaN) or ``regression`` (C numbers per row, mean absolute error).
     ``metric``: name of the score, see ``METRICS``; "" is the usual one of the kind.
 
+    ``group``: above 0, classes have no names: items k group to (k + 1) group - 1 belong together,
+    and each such run is scored under its best renaming of the classes; the loss likewise, the least
+    mean cross-entropy over the renamings (Chen, Li & Bruna, ICLR 2019, arXiv:1705.08415).
+
+    - ``overlap`` is (accuracy - 1 / C) / (1 - 1 / C), mean over such runs, and theirs only.
     - ``micro_f1`` and ``macro_f1`` of multi are at logit > 0.
     - ``roc_auc`` and ``average_precision`` are those of OGB's evaluators: the mean, over the
       classes that have both positive and negative rows, of the area under the curve, rows with NaN
@@ -34,12 +41,14 @@ class Task:
     kind: str = "single"
     classes: int = 2
     metric: str = ""
+    group: int = 0
 
     def __post_init__(self):
         fitting = [name for name, metric in METRICS.items() if self.kind in metric.kinds]
         ranked = self.metric in ("roc_auc", "average_precision")
         binary = not ranked or self.kind == "multi" or self.classes == 2
-        if not fitting or not binary or self.metric not in ("", *fitting):
+        unnamed = (self.metric == "overlap") == bool(self.group)
+        if not fitting or not binary or not unnamed or self.metric not in ("", *fitting):
             valid = ", ".join(f"{n} for {' and '.join(m.kinds)}" for n, m in METRICS.items())
             raise ValueError(f"kind={self.kind} metric={self.metric}: valid: {valid}")
         object.__setattr__(self, "metric", self.metric or USUAL[self.kind])
@@ -51,6 +60,8 @@ class Task:
 
     def losses(self, logits: Tensor, y: Tensor) -> Tensor:
         """Loss per row. Shapes: logits [n, C], y [n] or [n, C] -> [n]."""
+        if self.group:
+            return self._renamed(-logits.log_softmax(-1), y)
         if self.kind == "single":
             return F.cross_entropy(logits, y, reduction="none")
         if self.kind == "regression":
@@ -60,6 +71,30 @@ class Task:
             logits, torch.where(known, y, 0.0), reduction="none"
         )
         return (losses * known).sum(-1)
+
+    def arranged(self, ids: Tensor) -> Tensor:
+        """Where items ``ids`` [n] stand, run after run, if classes have no names.
+
+        Raises: UsageError if some run is not whole.
+        """
+        order = ids.argsort()
+        run = ids[order] // self.group
+        first = run[:: self.group].repeat_interleave(self.group)
+        if len(first) != len(run) or (run != first).any():
+            raise UsageError(
+                "sampler: gives parts of graphs whose classes have no names, which can't be told "
+                "apart then; type sampler=full, or sampler=cluster sampler.method=order with as "
+                "many sampler.parts as graphs"
+            )
+        return order
+
+    def _renamed(self, costs: Tensor, y: Tensor) -> Tensor:
+        """[n] the cost of every row's class, under the cheapest renaming of each run's classes."""
+        cost, y = costs.view(-1, self.group, costs.shape[-1]), y.view(-1, self.group)
+        names = torch.tensor(list(permutations(range(cost.shape[2]))), device=y.device)  # [P, C]
+        under = torch.stack([cost.gather(2, name[y].unsqueeze(2)).squeeze(2) for name in names])
+        best = under.detach().mean(2).argmin(0)  # under: [P, runs, group]
+        return under[best, torch.arange(len(y), device=y.device)].flatten()
 
     def score(self, logits: Tensor, y: Tensor) -> float:
         """Score of predictions; NaN where it has no value: without rows, or, for ``roc_auc`` and
@@ -74,6 +109,12 @@ class Task:
 
 def _accuracy(task: Task, logits: Tensor, y: Tensor) -> float:
     return (logits.argmax(-1) == y).double().mean().item()
+
+
+def _overlap(task: Task, logits: Tensor, y: Tensor) -> float:
+    wrong = 1 - F.one_hot(logits.argmax(-1), logits.shape[-1]).double()
+    accuracy = 1 - task._renamed(wrong, y).mean().item()
+    return (accuracy - 1 / task.classes) / (1 - 1 / task.classes)
 
 
 def _mae(task: Task, logits: Tensor, y: Tensor) -> float:
@@ -141,6 +182,7 @@ def _area(said: Tensor, true: Tensor) -> float | None:
 
 _SCORES: dict[str, Callable[[Task, Tensor, Tensor], float]] = {
     "accuracy": _accuracy,
+    "overlap": _overlap,
     "macro_f1": partial(_f1, average="macro"),
     "micro_f1": partial(_f1, average="micro"),
     "roc_auc": partial(_ranked, area=_area),

@@ -12,10 +12,13 @@ from gnnscale.core import ops
 from gnnscale.core.ops import full
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.dropout import dropout
+from gnnscale.core.ops.fused import Factors, several
 
 AGGREGATORS = ("sum", "add", "mean", "max", "min", "var", "std")
 STD_EPS = 1e-5
 """Under the root of ``std`` (EGC, sec. 3.1)."""
+TOGETHER = {"max", "min", "var", "std"}
+"""Any of them makes one pass for all faster than a sparse product for each."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ class Hop:
     degree: Tensor | None = None
     segment: Tensor | None = None
 
+    own = frozenset[str]()  # no annotation: it is no field
+    """Aggregators that a subclass computes in its own way: none of them joins a common pass."""
+
     def lift(self, h: Tensor) -> Tensor:
         """Rows of the previous level to source rows, [n_prev, D] -> [n_src, D].
 
@@ -86,14 +92,44 @@ class Hop:
         set aggregators, 0 on the empty set; var = mean(m^2) - mean(m)^2.
 
         Shapes: message(h) [n_src, D] (or [n_src, heads, D] with weight) -> [n_dst, D]; a tuple of
-        names gives a tuple of results.
+        names gives a tuple of results, computed in one pass over the edges where that is faster.
         """
         if weight is not None and op != "sum":
             raise ValueError(f"aggregator '{op}' takes no edge weights; only 'sum' does")
         m = full(message(h))
-        if isinstance(op, str):
-            return self._reduce(m, op, weight)
-        return tuple(self._reduce(m, name, weight) for name in op)
+        names = (op,) if isinstance(op, str) else op
+        if self._in_one_pass(m, names):
+            found = self._several(m, names).unbind(1)
+        else:
+            found = tuple(self._reduce(m, name, weight) for name in names)
+        return found[0] if isinstance(op, str) else found
+
+    def beside(
+        self, message: Callable[[Tensor], Tensor], h: Tensor, names: tuple[str, ...]
+    ) -> Tensor:
+        """What ``reduce`` gives for every name, side by side.
+
+        Shapes: message(h) [n_src, D] -> [n_dst, len(names) D].
+        """
+        m = full(message(h))
+        if self._in_one_pass(m, names):
+            return self._several(m, names).flatten(1)
+        found = [self._reduce(m, name, None) for name in names]
+        return torch.cat(found, 1) if len(found) > 1 else found[0]
+
+    def _in_one_pass(self, m: Tensor, names: tuple[str, ...]) -> bool:
+        wanted = set(names)
+        if not wanted & TOGETHER or wanted & self.own or not wanted <= set(AGGREGATORS):
+            return False
+        learned = any(f is not None and f.requires_grad for f in self._factors())
+        return m.dim() == 2 and not learned and ops.fuses(m.device)
+
+    def _factors(self) -> Factors:
+        return Factors(self.src, self.dst, self.weight, self.diag)
+
+    def _several(self, m: Tensor, names: tuple[str, ...]) -> Tensor:
+        """Every aggregator at once, [n_dst, len(names), D]."""
+        return several(self.graph, m, names, self._factors(), STD_EPS)
 
     def _reduce(self, m: Tensor, op: str, weight: Tensor | None) -> Tensor:
         if op == "sum":
@@ -110,17 +146,17 @@ class Hop:
             return variance if op == "var" else (F.relu(variance) + STD_EPS).sqrt()
         raise ValueError(f"aggregator '{op}' does not exist; valid: {', '.join(AGGREGATORS)}")
 
-    def collect(self, values: Tensor, op: str = "add") -> Tensor:
+    def collect(self, values: Tensor, op: str | tuple[str, ...] = "add"):
         """Aggregate values of edges over the in-edges of every destination.
 
         "add", "mean", "max", "min", "var", "std" as in ``reduce``; an operator's entries, where
         they are wanted, are multiplied in by the caller (``entries``).
 
-        Shapes: values [E, D] -> [n_dst, D].
+        Shapes: values [E, D] -> [n_dst, D]; a tuple of names gives a tuple of results.
         """
-        if op == "sum":
+        if "sum" in ((op,) if isinstance(op, str) else op):
             raise ValueError("aggregator 'sum' is an operator over sources; edges take 'add'")
-        return Hop(self.graph.edgewise)._reduce(full(values), op, None)
+        return Hop(self.graph.edgewise).reduce(lambda m: m, values, op)
 
     def _operator(self, m: Tensor) -> Tensor:
         z = m if self.src is None else m * self.src.unsqueeze(1)

@@ -18,6 +18,7 @@ class Metric(NamedTuple):
 
 METRICS = {
     "accuracy": Metric(("single",)),
+    "overlap": Metric(("single",)),
     "macro_f1": Metric(("single", "multi")),
     "micro_f1": Metric(("multi", "single")),
     "roc_auc": Metric(("multi", "single")),

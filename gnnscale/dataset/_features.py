@@ -7,14 +7,13 @@ arXiv:2010.13993; sec. B.2 of its appendix and the authors' code).
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse as sp
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from gnnscale.core.errors import UsageError
 from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.dataset._spectral import spectral
 
 Matrix = np.ndarray | sp.csr_matrix
 DIFFUSION_STEPS, DIFFUSION_RATE = 10, 0.5
@@ -123,41 +122,3 @@ def diffusion(x: Matrix, graph: Adjacency) -> np.ndarray:
 def degree(graph: Adjacency) -> np.ndarray:
     """log(1 + d_i), d the in-degree: [N, 1]."""
     return np.log1p(graph.in_degree.numpy().astype(np.float32)).reshape(-1, 1)
-
-
-def spectral(graph: Adjacency, dimensions: int) -> np.ndarray:
-    """Leading eigenvectors of a regularised adjacency, rotated towards the axes.
-
-    With t the mean degree, those of I + D_t^-1/2 (A + t / N 1 1^T) D_t^-1/2 with D_t = D + t I,
-    largest in absolute value. Columns V are then rotated as V U W^T, with V[p]^T = U S W^T and p
-    the first k pivots of a column-pivoted QR of V^T (Damle, Minden & Ying 2019). The start vector
-    is fixed, so that the result is a function of the graph.
-
-    Shapes: -> [N, k] float32. Raises: UsageError if the graph is directed or has too few nodes.
-    """
-    a, n = _matrix(graph), graph.n_dst
-    if not 1 <= dimensions < n - 1:
-        raise UsageError(
-            f"dataset.dimensions={dimensions}: {n} nodes have at most {n - 2} spectral features; "
-            f"type dataset.dimensions={max(1, min(32, n - 2))}"
-        )
-    if abs(a - a.T).nnz:
-        raise UsageError(
-            "dataset.features: spectral features need an undirected graph; "
-            "type dataset.reverse_edges=true"
-        )
-    degrees = np.asarray(a.sum(1)).ravel()
-    tau = degrees.mean() or 1.0
-    root = 1 / np.sqrt(degrees + tau)
-
-    def product(v: np.ndarray) -> np.ndarray:
-        w = root * v.ravel()
-        return v.ravel() + root * (a @ w + tau / n * w.sum())
-
-    start = np.random.default_rng(0).normal(size=n)
-    operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
-    ncv = min(n, 2 * dimensions + 1)
-    _, v = eigsh(operator, dimensions, which="LM", v0=start, ncv=max(ncv, 2), tol=1e-6)
-    _, pivots = scipy.linalg.qr(v.T, mode="r", pivoting=True)
-    u, _, w = np.linalg.svd(v[pivots[:dimensions]].T)
-    return (v @ (u @ w)).astype(np.float32)

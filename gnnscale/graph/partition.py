@@ -1,4 +1,4 @@
-"""Nodes divided into parts: by METIS, so that few edges are cut, or at random."""
+"""Nodes divided into parts: by METIS, so that few edges are cut, at random, or in order."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.random import Key
 from gnnscale.graph.simple import simple
 
-Method = Literal["metis", "random"]
+Method = Literal["metis", "random", "order"]
 
 
 class Parts:
@@ -69,6 +69,9 @@ def partition(adj: Adjacency, parts: int, method: Method, key: Key) -> Parts:
     that one graph gets different parts in one process (DGL 2.1, both modes), and it kills the
     process on one part or on a graph without edges.
 
+    In ``order``, parts are runs of consecutive nodes: one graph each where graphs of one size stand
+    side by side.
+
     Raises: UsageError unless there are at least as many nodes as parts.
     """
     n = adj.n_dst
@@ -81,6 +84,8 @@ def partition(adj: Adjacency, parts: int, method: Method, key: Key) -> Parts:
         order = torch.randperm(n, generator=key.at("partition").torch())
         of = torch.empty(n, dtype=torch.int64)
         of[order] = torch.arange(n) % parts
+    elif method == "order":
+        of = torch.arange(n) * parts // n
     elif parts == n:
         of = torch.arange(n)
     else:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gnnscale.core.errors import UsageError
-from gnnscale.core.hop import Hop
+from gnnscale.core.hop import AGGREGATORS, Hop
 from gnnscale.core.ops import full
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.dropout import dropout
@@ -77,6 +77,8 @@ class Read(Channels):
     """
 
     raw: Any = None
+
+    own = frozenset(AGGREGATORS)
 
     def lift(self, h: Tensor) -> Tensor:
         """``h`` itself. Raises UsageError if an encoder has changed it."""

@@ -36,6 +36,8 @@ class Estimate(Hop):
     row: Tensor | None = None
     count: Tensor | None = None
 
+    own = frozenset({"add", "mean"})
+
     def _reduce(self, m: Tensor, op: str, weight: Tensor | None) -> Tensor:
         if op not in ("add", "mean"):
             return super()._reduce(m, op, weight)

@@ -50,7 +50,8 @@ class Cluster(Sampler):
     Args:
         parts: p, parts of the training graph.
         batch_parts: q, parts per batch.
-        method: metis, or random parts (the paper's table 2 compares them).
+        method: metis, or random parts (the paper's table 2 compares them), or order: runs of
+            consecutive nodes.
         diagonal: lambda, 0 for none.
         precalc: the model reads [A X || X], A raw and unnormalised: of the training graph in
             training, of the whole graph when it predicts.
@@ -66,7 +67,7 @@ class Cluster(Sampler):
         self,
         parts: Count = 10,
         batch_parts: Count = 2,
-        method: Literal["metis", "random"] = "metis",
+        method: Literal["metis", "random", "order"] = "metis",
         diagonal: NonNegative = 0.0,
         precalc: bool = False,
     ):

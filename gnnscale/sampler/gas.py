@@ -205,6 +205,11 @@ class HistoryHop(Hop):
         self.exchange.aggregated = True
         return super()._reduce(m, op, weight)
 
+    def _several(self, m: Tensor, names: tuple[str, ...]) -> Tensor:
+        assert self.exchange is not None
+        self.exchange.aggregated = True
+        return super()._several(m, names)
+
 
 class GAS(Sampler):
     """Batches of parts with their halo of neighbours; L - 1 histories for L layers.

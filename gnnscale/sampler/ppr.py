@@ -45,6 +45,8 @@ class PowerHop(Hop):
     alpha: float = 0.25
     steps: int = 2
 
+    own = frozenset({"sum"})
+
     def _operator(self, m: Tensor) -> Tensor:
         z = m
         for _ in range(self.steps):

@@ -97,6 +97,13 @@ class ControlVariateHop(Channels):
         found = tuple(self._estimate(m, old, name) for name in names)
         return found[0] if isinstance(op, str) else found
 
+    def beside(
+        self, message: Callable[[Tensor], Tensor], h: Tensor, names: tuple[str, ...]
+    ) -> Tensor:
+        """As ``Hop.beside``."""
+        found = self.reduce(message, h, names)
+        return torch.cat(found, 1) if len(found) > 1 else found[0]
+
     def _estimate(self, m: Tensor, old: Tensor, op: str) -> Tensor:
         known, past = self.whole._reduce(old, op, None), old.index_select(0, self.place)
         if self.channels == 1:

@@ -44,6 +44,9 @@ class Objective(nn.Module):
         rows = batch.labeled if out.supervised is None else batch.labeled & out.supervised
         if not rows.any():
             return out.logits.sum() * 0
+        if self.task.group:
+            rows = rows.nonzero().squeeze(1)
+            rows = rows[self.task.arranged(batch.ids[rows])]
         losses = self.task.losses(out.logits[rows], batch.y[rows])
         if self.log_eps is not None:
             losses = torch.log1p(losses / self.log_eps)

@@ -5,7 +5,8 @@ import torch
 
 from gnnscale.core.errors import UsageError
 from gnnscale.dataset._edges import adjacency
-from gnnscale.dataset._features import build, degree, diffusion, spectral, zscore
+from gnnscale.dataset._features import build, degree, diffusion, zscore
+from gnnscale.dataset._spectral import regularised, rotated, spectral
 
 X = np.array([[2, 0], [0, 4], [1, 3], [0, 0], [-1, 1], [0, 1]], np.float64)
 
@@ -114,3 +115,47 @@ def test_what_cannot_be_computed_is_refused(kinds, raw, message):
 def test_spectral_features_of_a_directed_graph_are_refused():
     with pytest.raises(UsageError, match=r"dataset\.reverse_edges=true"):
         spectral(graph(reverse_edges=False), 2)
+
+
+def test_the_regularised_operator_is_the_dense_one():
+    g = random_graph()
+    a = dense_matrix(g)
+    tau = a.sum(1).mean()
+    root = 1 / np.sqrt(a.sum(1) + tau)
+    full = np.eye(60) + root[:, None] * (a + tau / 60) * root
+    v = np.random.default_rng(1).normal(size=60)
+    np.testing.assert_allclose(regularised(g)(v), full @ v, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(regularised(g)(v[:, None]), full @ v, rtol=1e-12, atol=1e-12)
+
+
+def test_spectral_features_of_several_components_span_a_repeated_eigenvalue():
+    """Three triangles and a hexagon: eigenvalues come in groups, subspaces are what is unique."""
+    ring = [(0, 1), (1, 2), (2, 0), (3, 4), (4, 5), (5, 3), (6, 7), (7, 8), (8, 6)]
+    g = graph(15, [*ring, *((9 + i, 9 + (i + 1) % 6) for i in range(6))])
+    a = dense_matrix(g)
+    assert (a.sum(1) == 2).all()
+    values, vectors = np.linalg.eigh(np.eye(15) + (a + 2 / 15) / 4)
+    order = np.argsort(-values)
+    assert values[order[3]] - values[order[4]] > 0.1, "four components, then a gap"
+    assert np.ptp(values[order[1:4]]) < 1e-12, "three of them alike"
+    z, v = spectral(g, 4).astype(np.float64), vectors[:, order[:4]]
+    np.testing.assert_allclose(z @ z.T, v @ v.T, atol=1e-5)
+    assert all(np.ptp(z[near], axis=0).max() < 1e-5 for near in ([0, 1, 2], [6, 7, 8]))
+
+
+def test_the_rotation_is_by_blocks_of_rows_and_orthogonal(monkeypatch):
+    v = np.linalg.qr(np.random.default_rng(2).normal(size=(50, 6)))[0]
+    whole = rotated(v)
+    np.testing.assert_allclose(whole @ whole.T, v @ v.T, atol=1e-6)
+    monkeypatch.setattr("gnnscale.dataset._spectral.ROWS", 7)
+    np.testing.assert_allclose(rotated(v), whole, atol=1e-7)
+
+
+def test_one_missing_reverse_makes_a_graph_directed():
+    g = random_graph()
+    keep = np.arange(g.n_edges) != g.n_edges // 2
+    src, dst = g.indices.numpy()[keep], g.dst.numpy()[keep]
+    made, _, _ = adjacency(src, dst, 60, weight=None, reverse_edges=False, self_loops="remove")
+    assert made.n_edges == g.n_edges - 1
+    with pytest.raises(UsageError, match="need an undirected graph"):
+        spectral(made, 2)

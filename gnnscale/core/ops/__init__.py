@@ -52,6 +52,11 @@ def backend(product: str, device: torch.device) -> ModuleType:
     return module
 
 
+def fuses(device: torch.device) -> bool:
+    """Whether aggregators of the same rows are computed there in one pass (``fused.several``)."""
+    return backend("several", device) is numba_kernels
+
+
 class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx, adj, x):

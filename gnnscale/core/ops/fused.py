@@ -1,0 +1,348 @@
+"""Several aggregators of the same rows in one pass over the edges, forwards and backwards.
+
+Tailor, Opolka, Lio & Lane, ICLR 2022, arXiv:2104.01481, sec. 4.4 (aggregator fusion): a row is
+fetched once for all of them, and no tensor has an entry per edge and column. Departs from it: there
+is a backward pass as well, also in one pass; maxima and minima remember whose they were ([N, D]
+int32), variances are derived from the sums.
+"""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from gnnscale.core.compiled import compiled
+from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.core.ops.watch import tell
+
+BLOCK = 32
+"""Rows that share scratch memory."""
+LINE = 16
+"""Columns that one task scatters into."""
+SCATTER = 6
+"""Edges per source from which gradients of extremes are scattered by destination: that is work per
+row and column, gathering them by source is (cheaper) work per edge and column."""
+
+
+class Factors(NamedTuple):
+    """An operator's entry of edge j -> i, dst_i * weight_ij * src_j, and diag_i; None: 1, no diag.
+
+    Shapes: src [n_src], dst [n_dst], weight [E], diag [n_dst].
+    """
+
+    src: Tensor | None = None
+    dst: Tensor | None = None
+    weight: Tensor | None = None
+    diag: Tensor | None = None
+
+
+class Places(NamedTuple):
+    """Which column block holds what, -1 where it is not there.
+
+    sum .. std: of the results. own_mean, own_var: of what is kept for the backward pass because it
+    is no result.
+    """
+
+    sum: int
+    add: int
+    mean: int
+    max: int
+    min: int
+    var: int
+    std: int
+    own_mean: int = -1
+    own_var: int = -1
+
+
+@compiled(parallel=True)
+def _forward(indptr, indices, x, src, dst, weight, diag, eps, at, out, kept, high, low):
+    n, width = len(indptr) - 1, x.shape[1]
+    weighted, scaled, argued = len(weight) > 0, len(src) > 0, len(high) + len(low) > 0
+    mixes = at.sum >= 0 and (weighted or scaled)
+    squares = at.var >= 0 or at.std >= 0
+    sums = at.add >= 0 or at.mean >= 0 or squares or (at.sum >= 0 and not mixes)
+    for block in numba.prange((n + BLOCK - 1) // BLOCK):
+        zero, one = x.dtype.type(0), x.dtype.type(1)
+        scratch = np.empty((4, width), x.dtype)
+        total, square, mixed, means = scratch[0], scratch[1], scratch[2], scratch[3]
+        for i in range(block * BLOCK, min(n, block * BLOCK + BLOCK)):
+            begin, end = indptr[i], indptr[i + 1]
+            scratch[:] = zero
+            for e in range(begin, end):
+                j = indices[e]
+                row = x[j]
+                if sums:
+                    for d in range(width):
+                        total[d] += row[d]
+                if squares:
+                    for d in range(width):
+                        square[d] += row[d] * row[d]
+                if mixes:
+                    f = one
+                    if weighted:
+                        f *= weight[e]
+                    if scaled:
+                        f *= src[j]
+                    for d in range(width):
+                        mixed[d] += f * row[d]
+                if at.max >= 0:
+                    top = out[i, at.max]
+                    if e == begin:
+                        top[:] = row
+                        if argued:
+                            high[i] = j
+                    elif argued:
+                        whose = high[i]
+                        for d in range(width):
+                            more = row[d] > top[d]
+                            top[d] = row[d] if more else top[d]
+                            whose[d] = j if more else whose[d]
+                    else:
+                        for d in range(width):
+                            top[d] = row[d] if row[d] > top[d] else top[d]
+                if at.min >= 0:
+                    least = out[i, at.min]
+                    if e == begin:
+                        least[:] = row
+                        if argued:
+                            low[i] = j
+                    elif argued:
+                        whose = low[i]
+                        for d in range(width):
+                            less = row[d] < least[d]
+                            least[d] = row[d] if less else least[d]
+                            whose[d] = j if less else whose[d]
+                    else:
+                        for d in range(width):
+                            least[d] = row[d] if row[d] < least[d] else least[d]
+            count = x.dtype.type(max(end - begin, 1))
+            if at.sum >= 0:
+                a = one
+                if len(dst):
+                    a = dst[i]
+                for d in range(width):
+                    out[i, at.sum, d] = a * (mixed[d] if mixes else total[d])
+                if len(diag):
+                    for d in range(width):
+                        out[i, at.sum, d] += diag[i] * x[i, d]
+            if at.add >= 0:
+                out[i, at.add] = total
+            if at.mean >= 0 or squares:
+                for d in range(width):
+                    means[d] = total[d] / count
+                if at.mean >= 0:
+                    out[i, at.mean] = means
+                if at.own_mean >= 0:
+                    kept[i, at.own_mean] = means
+            if squares:
+                for d in range(width):
+                    square[d] = square[d] / count - means[d] * means[d]
+                if at.var >= 0:
+                    out[i, at.var] = square
+                if at.own_var >= 0:
+                    kept[i, at.own_var] = square
+                if at.std >= 0:
+                    for d in range(width):
+                        v = zero if square[d] < zero else square[d]
+                        out[i, at.std, d] = np.sqrt(v + eps)
+            if begin == end:
+                if at.max >= 0:
+                    out[i, at.max] = zero
+                    if argued:
+                        high[i] = -1
+                if at.min >= 0:
+                    out[i, at.min] = zero
+                    if argued:
+                        low[i] = -1
+
+
+@compiled(parallel=True)
+def _shares(indptr, g, out, kept, dst, at, mixes, shares):
+    """What a destination sends to all of its sources: [n_dst, plain, slope, operator; D].
+
+    The gradient in x_j is sum over i of plain_i + slope_i x_j + (w_ij src_j) operator_i.
+    """
+    n, width = len(indptr) - 1, g.shape[2]
+    for i in numba.prange(n):
+        one, half = g.dtype.type(1), g.dtype.type(0.5)
+        zero, two = g.dtype.type(0), g.dtype.type(2)
+        count = g.dtype.type(max(indptr[i + 1] - indptr[i], 1))
+        plain = shares[i, 0]
+        plain[:] = zero
+        a = one
+        if len(dst):
+            a = dst[i]
+        if at.sum >= 0:
+            mine = shares[i, len(shares[i]) - 1] if mixes else plain
+            for d in range(width):
+                mine[d] = a * g[i, at.sum, d]
+        if at.add >= 0:
+            for d in range(width):
+                plain[d] += g[i, at.add, d]
+        if at.mean >= 0:
+            for d in range(width):
+                plain[d] += g[i, at.mean, d] / count
+        if at.var >= 0 or at.std >= 0:
+            slope = shares[i, 1]
+            slope[:] = zero
+            if at.var >= 0:
+                slope[:] = g[i, at.var]
+            if at.std >= 0:
+                var = kept[i, at.own_var] if at.own_var >= 0 else out[i, at.var]
+                for d in range(width):
+                    by = g[i, at.std, d] * (half / out[i, at.std, d])
+                    slope[d] += by if var[d] > zero else zero
+            mean = kept[i, at.own_mean] if at.own_mean >= 0 else out[i, at.mean]
+            for d in range(width):
+                slope[d] *= two / count
+                plain[d] -= slope[d] * mean[d]
+
+
+@compiled(parallel=True)
+def _gather(indptr, indices, edges, x, g, shares, src, weight, diag, at, mixes, high, low, gx):
+    """By source, whose in-edges of the transpose are its out-edges; rows of ``indices`` ascend."""
+    n, width = len(indptr) - 1, gx.shape[1]
+    kinds = shares.shape[1]
+    squares = at.var >= 0 or at.std >= 0
+    plain = at.add >= 0 or at.mean >= 0 or (at.sum >= 0 and not mixes)
+    for j in numba.prange(n):
+        zero, one = gx.dtype.type(0), gx.dtype.type(1)
+        mine = gx[j]
+        mine[:] = zero
+        for k in range(indptr[j], indptr[j + 1]):
+            i = indices[k]
+            if squares:
+                row, given, slope = x[j], shares[i, 0], shares[i, 1]
+                for d in range(width):
+                    mine[d] += given[d] + slope[d] * row[d]
+            elif plain:
+                given = shares[i, 0]
+                for d in range(width):
+                    mine[d] += given[d]
+            if mixes:
+                f = one
+                if len(weight):
+                    f *= weight[edges[k]]
+                if len(src):
+                    f *= src[j]
+                given = shares[i, kinds - 1]
+                for d in range(width):
+                    mine[d] += f * given[d]
+            if k == indptr[j] or indices[k - 1] != i:  # chosen once, however often it is there
+                if len(high):
+                    whose, given = high[i], g[i, at.max]
+                    for d in range(width):
+                        mine[d] += given[d] if whose[d] == j else zero
+                if len(low):
+                    whose, given = low[i], g[i, at.min]
+                    for d in range(width):
+                        mine[d] += given[d] if whose[d] == j else zero
+        if at.sum >= 0 and j < len(diag):
+            for d in range(width):
+                mine[d] += diag[j] * g[j, at.sum, d]
+
+
+@compiled(parallel=True)
+def _scatter(g, place, whose, gx):
+    """By destination, to the source that each maximum or minimum came from; columns are tasks."""
+    width = gx.shape[1]
+    for part in numba.prange((width + LINE - 1) // LINE):
+        for i in range(len(whose)):
+            for d in range(part * LINE, min(width, part * LINE + LINE)):
+                j = whose[i, d]
+                if j >= 0:
+                    gx[j, d] += g[i, place, d]
+
+
+def _array(t: Tensor | None, like: np.ndarray) -> np.ndarray:
+    if t is None:
+        return np.empty(0, like.dtype)
+    return t.detach().to(torch.from_numpy(like).dtype).contiguous().numpy()
+
+
+def _arguments(adj: Adjacency, there: bool, argued: bool, width: int) -> Tensor:
+    return torch.empty((adj.n_dst if there and argued else 0, width), dtype=torch.int32)
+
+
+class _Several(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, adj, x, names, factors, eps):
+        x = x.detach().contiguous()
+        argued, width = ctx.needs_input_grad[1], x.shape[1]
+        at = Places(*(names.index(n) if n in names else -1 for n in Places._fields[:7]))
+        squares = at.var >= 0 or at.std >= 0
+        own_mean = argued and squares and at.mean < 0
+        own_var = argued and at.std >= 0 and at.var < 0
+        at = at._replace(own_mean=own_mean - 1, own_var=own_mean + own_var - 1 if own_var else -1)
+        out = x.new_empty(adj.n_dst, len(names), width)
+        kept = x.new_empty(adj.n_dst, own_mean + own_var, width)
+        high = _arguments(adj, at.max >= 0, argued, width)
+        low = _arguments(adj, at.min >= 0, argued, width)
+        rows = x.numpy()
+        _forward(
+            adj.indptr.numpy(), adj.indices.numpy(), rows,
+            *(_array(f, rows) for f in factors), rows.dtype.type(eps), at,
+            out.numpy(), kept.numpy(), high.numpy(), low.numpy(),
+        )  # fmt: skip
+        ctx.adj, ctx.factors, ctx.at = adj, factors, at
+        results = out if squares and (at.std >= 0 or not own_mean) else None
+        ctx.save_for_backward(x if squares else None, results, kept if squares else None, high, low)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        adj, factors, at = ctx.adj, ctx.factors, ctx.at
+        x, out, kept, high, low = ctx.saved_tensors
+        g = g.contiguous()
+        back, given = adj.T, g.numpy()
+        none = np.empty((1, 0, 0), given.dtype)
+        src, dst, weight, diag = (_array(f, given) for f in factors)
+        mixes = at.sum >= 0 and len(src) + len(weight) > 0
+        squares = at.var >= 0 or at.std >= 0
+        shares = g.new_empty(adj.n_dst, 1 + squares + mixes, g.shape[2]).numpy()
+        _shares(
+            adj.indptr.numpy(), given, none if out is None else out.numpy(),
+            none if kept is None else kept.numpy(), dst, at, mixes, shares,
+        )  # fmt: skip
+        gx = g.new_empty(adj.n_src, g.shape[2])
+        few = adj.n_edges < SCATTER * adj.n_src
+        some = [high.numpy(), low.numpy()] if few else [np.empty((0, 0), np.int32)] * 2
+        _gather(
+            back.indptr.numpy(), back.indices.numpy(), back.edges.numpy(),
+            none[0] if x is None else x.numpy(), given, shares, src, weight, diag, at, mixes,
+            *some, gx.numpy(),
+        )  # fmt: skip
+        if not few:
+            for place, whose in ((at.max, high), (at.min, low)):
+                if len(whose):
+                    _scatter(given, place, whose.numpy(), gx.numpy())
+        return None, gx, None, None, None
+
+
+def several(
+    adj: Adjacency, x: Tensor, names: tuple[str, ...], factors: Factors, eps: float
+) -> Tensor:
+    """Every aggregator of ``names`` at once, side by side, on the CPU.
+
+    Of sum (the operator's), add, mean, max, min, var = mean(x^2) - mean(x)^2 and
+    std = sqrt(max(var, 0) + eps); on the empty set 0, std the root of eps. The gradient of an
+    extreme goes to one source. ``factors`` have no gradients.
+
+    Shapes: x [n_src, D] float32 or float64 -> [n_dst, len(names), D].
+    """
+    weighted = factors.weight is not None
+    mixes = weighted or factors.src is not None
+    squares = bool({"var", "std"} & set(names))
+    if squares or {"add", "mean"} & set(names) or ("sum" in names and not mixes):
+        tell("total", adj, x.shape[1])
+    if squares:
+        tell("total", adj, x.shape[1])
+    if "sum" in names and mixes:
+        tell("total", adj, x.shape[1], weighted)
+    for _ in {"max", "min"} & set(names):
+        tell("extreme", adj, x.shape[1])
+    return _Several.apply(adj, x, names, factors, eps)
