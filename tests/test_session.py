@@ -27,6 +27,8 @@ COMPOSITIONS = {
     "ppr-pprgo": {"sampler": "ppr", "architecture": "pprgo"},
     "lbfgs-sgc": {"sampler": "precompute", "architecture": "sgc", "optimizer": "lbfgs"},
     "plateau-mlp": {"scheduler": "plateau", "architecture": "mlp"},
+    "full-deq": {"architecture": "deq"},
+    "label_reuse-revgat": {"sampler": "label_reuse", "architecture": "revgat"},
 }
 EPOCHS = 7
 
