@@ -287,7 +287,8 @@ def try_out(parts: Mapping[str, Sequence[Bound]]) -> list[str]:
 def teacher_plan(plan: Plan, catalog: Catalog, trusted: frozenset[str]) -> Plan | None:
     """The composition that trains the teacher; None if a finished run is read instead.
 
-    It shares the student's dataset, seed and hardware, so that both see the same split.
+    It shares the student's dataset, seed and hardware, so that both see the same split; at graph
+    level also the sampler, unless another is named, since those of nodes don't fit.
     """
     wanted = plan.config.get("teacher") or {}
     source = wanted.get("run")
@@ -304,6 +305,8 @@ def teacher_plan(plan: Plan, catalog: Catalog, trusted: frozenset[str]) -> Plan 
 
     typed = normalise(list(wanted.get("overrides") or []), catalog)
     start = [f"experiment={source}"] if source else [f"architecture={wanted['architecture']}"]
+    if not source and Trait.GRAPH in lattice.given(plan.members):
+        start.append(f"sampler={plan.choices['sampler']}")
     config, choices = compose([*start, *typed], catalog)
     for shared in ("dataset", "hardware", "seed"):
         config[shared] = plan.config[shared]

@@ -16,7 +16,7 @@ from gnnscale.train import checkpoint
 
 TEACHER = {
     "run": None, "architecture": "gin",
-    "overrides": ["sampler=graphs", "trainer.epochs=30", "architecture.stem=true"],
+    "overrides": ["trainer.epochs=30", "architecture.stem=true"],
 }  # fmt: skip
 
 
