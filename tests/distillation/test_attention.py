@@ -1,5 +1,5 @@
 import torch
-from conftest import gradient, nodes, randn, rotation, said
+from matched import gradient, nodes, randn, rotation, said
 
 from gnnscale.distillation.attention import Attention
 

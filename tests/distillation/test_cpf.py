@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import nodes, randn
+from matched import nodes, randn
 
 from gnnscale.core.batch import Output
 from gnnscale.core.data import GraphData, Task

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import gradient, nodes, randn, said
+from matched import gradient, nodes, randn, said
 
 from gnnscale.distillation.fitnet import FitNet
 

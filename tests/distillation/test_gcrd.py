@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from conftest import gradient, nodes, randn, said
+from matched import gradient, nodes, randn, said
 from torch import nn
 
 from gnnscale.distillation.gcrd import GCRD

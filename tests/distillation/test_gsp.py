@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import gradient, nodes, randn, rotation, said
+from matched import gradient, nodes, randn, rotation, said
 
 from gnnscale.distillation._kernels import KERNELS
 from gnnscale.distillation.gsp import GSP

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from compositions import permuted
-from conftest import gradient, nodes, randn, ring, rotation, said
+from matched import gradient, nodes, randn, ring, rotation, said
 
 from gnnscale.core.data import GraphData, Task
 from gnnscale.distillation._kernels import KERNELS

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from compositions import toy, train
-from conftest import randn, ring
+from matched import randn, ring
 
 from gnnscale.architecture.gat import GAT
 from gnnscale.architecture.gcn import GCN
