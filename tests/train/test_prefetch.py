@@ -104,3 +104,20 @@ def test_results_do_not_depend_on_the_number_of_workers(sampler, tmp_path):
         assert metrics == ends[0][0]
         assert all(torch.equal(weights[n], ends[0][1][n]) for n in weights)
     assert workers_alive() == []
+
+
+def test_distillation_draws_the_same_rows_whoever_prepares_the_batches(tmp_path):
+    teacher = {"run": None, "architecture": "gcn", "overrides": ["trainer.epochs=2"]}
+    ends = []
+    for workers in (0, 2):
+        checked = toy(
+            {"hardware": {"workers": workers}, "sampler": {"steps": 6}, "teacher": teacher},
+            sampler="saint", distillation=["gcrd"], recipe="distill",
+        )  # fmt: skip
+        checked.parts["distillation"][0].arguments.update(samples=5, nodes="observed", weight=1.0)
+        train(checked, tmp_path / str(workers))
+        seed = tmp_path / str(workers) / "seed-0"
+        ends.append((quiet_metrics(seed), checkpoint.load(seed / "checkpoint.pt")["objective"]))
+    assert ends[0][0] == ends[1][0]
+    assert ends[0][1]
+    assert all(torch.equal(ends[0][1][n], ends[1][1][n]) for n in ends[0][1])
