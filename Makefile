@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow lint format wheel-check bench-synthetic bench-datasets bench-peers bench-samplers bench-sampling bench-decoupled bench-memory bench-depth reproduce clean
+.PHONY: help install train test test-slow lint format wheel-check bench-synthetic bench-datasets bench-peers bench-samplers bench-sampling bench-decoupled bench-memory bench-depth bench-distillation reproduce clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -63,6 +63,9 @@ bench-decoupled: install ## SGC, SIGN, GA-MLP, Correct & Smooth beside GCN and M
 
 bench-memory: install ## peak memory of a training step over graph sizes and depths, minutes
 	$(BIN)/python scripts/bench_memory.py $(BIN)/gnnscale runs/memory
+
+bench-distillation: install ## every distillation loss, students GCN and MLP, hours (GNNSCALE_DATA=DIR)
+	scripts/bench_distillation.sh $(BIN)/gnnscale runs/distillation
 
 bench-depth: install ## activation memory of plain, reversible, tied and equilibrium networks over depth, minutes
 	$(BIN)/python scripts/bench_depth.py
