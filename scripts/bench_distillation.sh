@@ -27,7 +27,7 @@ taught() {  # taught NAME TERM WORDS...: the same with a teacher
         "distillation=$term" "$@"
 }
 
-teacher='teacher.overrides=[architecture.hidden=64,architecture.heads=8,architecture.dropout=0.6,architecture.attention_dropout=0.6,architecture.act=elu,optimizer.lr=0.005,optimizer.weight_decay=5e-4,trainer.epochs=200]'
+teacher='teacher.overrides=["architecture.hidden=64","architecture.heads=8","architecture.dropout=0.6","architecture.attention_dropout=0.6","architecture.act=elu","optimizer.lr=0.005","optimizer.weight_decay=5e-4","trainer.epochs=200"]'
 for set in "$@"; do
     case $set in
     cora | citeseer) split="" ;;
