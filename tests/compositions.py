@@ -1,6 +1,7 @@
 """Compositions for tests, made from the option files without Hydra."""
 
 from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
 from unittest import mock
 
@@ -12,6 +13,7 @@ from gnnscale import compose, session
 from gnnscale.catalog import Catalog
 from gnnscale.core.data import GraphData
 from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.distillation._base import Term
 
 CATALOG = Catalog.load()
 TOY = {  # 60 nodes, two epochs
@@ -27,6 +29,20 @@ SMALL = (
     "dataset.features=8", "dataset.train=0.3", "dataset.valid=0.3", "hardware.threads=1",
 )  # fmt: skip
 """The same graph as typed words, on one thread."""
+
+
+def representative(term: str) -> bool:
+    """Whether no distillation before it has its base class, needs and parts: one for its kind."""
+
+    def kind(name: str):
+        option = CATALOG.options("distillation")[name]
+        module, _, cls = option.target.rpartition(".")
+        own = getattr(import_module(module), cls)
+        base = own if own.__mro__[1] is Term else own.__mro__[1]
+        return base, own.needs, "projection" in option.parameters
+
+    names = [n for n in CATALOG.options("distillation") if n != "none"]
+    return kind(term) not in [kind(n) for n in names[: names.index(term)]]
 
 
 def configuration(changes: dict, **chosen: str) -> tuple[dict, dict]:

@@ -1,10 +1,13 @@
-"""Two training steps on 60 nodes for every fitting pair; options enter by existing."""
+"""Two training steps on 60 nodes for every fitting pair; options enter by existing.
+
+Of distillation terms of one kind, the first stands for all by default; ``-m slow`` runs the others.
+"""
 
 import json
 import math
 
 import pytest
-from compositions import CATALOG, toy, train
+from compositions import CATALOG, representative, toy, train
 
 from gnnscale.core.errors import CompositionError
 from gnnscale.core.metrics import scale_of
@@ -31,8 +34,12 @@ def combinations() -> list[dict]:
     ]
     for group in ("distillation", "quantization"):
         for option in (o for o in names(group) if o != "none"):
+            every = group != "distillation" or representative(option)
             for other in ("architecture", "sampler"):
-                found += [{**chosen(group, option), other: o} for o in names(other)]
+                found += [
+                    combination if every else pytest.param(combination, marks=pytest.mark.slow)
+                    for combination in ({**chosen(group, option), other: o} for o in names(other))
+                ]
     for group in CATALOG.groups:
         if group not in ("sampler", "architecture", "experiment", "bench"):
             found += [chosen(group, option) for option in names(group)]

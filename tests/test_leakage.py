@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from compositions import CATALOG, toy, train
+from compositions import CATALOG, representative, toy, train
 
 from gnnscale import session
 from gnnscale.core.data import GraphData
@@ -79,7 +79,8 @@ def compositions() -> list[dict]:
     samplers.append({"sampler": "shadow_ensemble", "architecture": "shadow_gnn"})
     terms = [{"sampler": s, "architecture": "gcn", "distillation": [d], "recipe": "distill"}
              for s in ("full", "cluster", "neighbor", "shadow", "gas")  # one of each kind of batch
-             for d in CATALOG.options("distillation") if d != "none"]  # fmt: skip
+             for d in CATALOG.options("distillation")
+             if d != "none" and representative(d)]  # fmt: skip
     return samplers + terms
 
 
