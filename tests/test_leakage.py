@@ -78,7 +78,7 @@ def compositions() -> list[dict]:
                 for a in (architectures if s == "full" else few)]  # fmt: skip
     samplers.append({"sampler": "shadow_ensemble", "architecture": "shadow_gnn"})
     terms = [{"sampler": s, "architecture": "gcn", "distillation": [d], "recipe": "distill"}
-             for s in ("full", "cluster", "neighbor", "shadow", "gas")  # one of each kind of batch
+             for s in ("full", "cluster", "neighbor", "shadow", "gas", "graphs")  # kinds of batches
              for d in CATALOG.options("distillation")
              if d != "none" and representative(d)]  # fmt: skip
     return samplers + terms

@@ -192,8 +192,11 @@ class Model(nn.Module, Component):
         seeds = self.readout(h, batch)
         logits = full(self.head(seeds))
         # without a head the last layer is the classifier, so what it reads is the level below
-        hidden = levels[:-1] if isinstance(self.head, nn.Identity) else levels
+        bare = isinstance(self.head, nn.Identity)
+        hidden = levels[:-1] if bare else levels
         whole = seeds if batch.readout else None
+        if bare and whole is not None and torch.is_tensor(hidden[-1]):
+            whole = pooled(batch.readout, hidden[-1].to(logits.dtype), batch)
         return Output(logits, tuple(hidden), batch.rows, pooled=whole)
 
     def measured(self) -> Mapping[str, float]:

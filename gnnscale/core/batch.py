@@ -99,8 +99,8 @@ class Output:
 
     logits: [n_seed, C]. levels: the rows of each hidden level, levels[-1] being what the classifier
     reads. supervised: [n_seed] bool, rows the model leaves to the loss (label reuse), or None.
-    aux: further tensors (residuals, iteration counts). pooled: [n_seed, D] what the classifier
-    reads of whole graphs, or None.
+    aux: further tensors (residuals, iteration counts). pooled: of whole graphs, [n_seed, D] one row
+    for levels[-1], else None.
     """
 
     logits: Tensor

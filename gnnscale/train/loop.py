@@ -93,8 +93,8 @@ class Run:
     def start(self) -> None:
         """Make ready to train, from a checkpoint if there is one."""
         seeds = self.train_data.splits["train"]
-        if self.objective.wants_unlabeled:
-            seeds = torch.arange(self.train_data.items)
+        if self.objective.wants_unlabeled and self.train_data.offsets is None:
+            seeds = torch.arange(self.train_data.items)  # of graphs, training sees its own alone
         self.seeds = seeds
         if self.assemble():
             log.info("seed %d: goes on after epoch %d", self.seed, self.epoch)
@@ -109,10 +109,10 @@ class Run:
         for term in self.objective.each:
             if term.measures:
                 term.size(widths)
-            if term.nodes == "all" and len(self.train_ids) < self.data.items:
+            if term.nodes == "all" and not (self.data.offsets is None and self.data.seen.all()):
                 raise UsageError(
-                    "nodes=all: training may not see every node of inductive data; type "
-                    "nodes=observed"
+                    "nodes=all: training may not see every node of inductive data, nor every "
+                    "graph; type nodes=observed"
                 )
             term.attach(self.model, self.train_data, self.teacher)
         self.model.to(self.device)

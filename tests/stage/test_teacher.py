@@ -5,7 +5,9 @@ import torch
 from compositions import toy, train
 
 from gnnscale import session
+from gnnscale.core.errors import UsageError
 from gnnscale.core.ops import full
+from gnnscale.dataset.synthetic import Synthetic
 from gnnscale.stage.teacher import kept, tabulate
 
 CPU = torch.device("cpu")
@@ -105,3 +107,18 @@ def test_tables_are_kept_whole_or_not_at_all(tmp_path):
     assert kept(folder, [(0, "items")]) is None, "another level was asked for"
     (folder / "tables.json").unlink()
     assert kept(folder, []) is None
+
+
+@pytest.mark.parametrize("sampler", ["full", "graphs"])
+def test_all_is_refused_where_training_does_not_see_all(sampler, tmp_path, monkeypatch):
+    teacher = {"run": None, "architecture": "mlp", "overrides": ["trainer.epochs=1"]}
+    checked = toy({"teacher": teacher}, architecture="mlp", sampler=sampler,
+                  distillation=["logit"], recipe="distill")  # fmt: skip
+    checked.parts["distillation"][0].arguments["nodes"] = "all"
+    if sampler == "full":
+        (record,) = train(checked, tmp_path / "transductive")
+        assert record.metric["name"] == "accuracy"
+        load = Synthetic.load
+        monkeypatch.setattr(Synthetic, "load", lambda self, s: load(self, s).with_(inductive=True))
+    with pytest.raises(UsageError, match="nodes=all: training may not see every node"):
+        train(checked, tmp_path / "refused")
