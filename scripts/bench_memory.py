@@ -55,21 +55,21 @@ def measured(gnnscale: str, out: Path, name: str, words: list[str]) -> dict:
 
 
 def row(found: dict) -> list[float]:
-    """MiB: data, peaks of loading, of all, of steps alone; histories; p50 ms of a step."""
+    """MiB: data, peaks of loading, of all, of steps alone; p50 ms of a step."""
     memory = found["memory"]
     load, step = memory["load"]["mib"], memory["step"]
     held = memory["analytic_bytes"]
     resident = sum(held[k] for k in ("graph", "features", "labels")) / 2**20
     p50 = found["workloads"]["step"]["end2end"]["p50_ms"]
     steps = step["request_mib"]
-    return [resident, load, step["mib"], steps, steps - load, held["history"] / 2**20, p50]
+    return [resident, load, step["mib"], steps, steps - load, p50]
 
 
 def main() -> None:
     """Measure and print."""
     gnnscale, out = sys.argv[1], Path(sys.argv[2])
-    head = ["data MiB", "load MiB", "peak MiB", "steps MiB", "steps - load MiB", "histories MiB",
-            "step ms"]  # fmt: skip
+    head = [f"{name} MiB" for name in ("data", "load", "peak", "steps", "steps - load")]
+    head.append("step ms")
     lines = []
     for nodes in NODES:
         for name, words in methods(nodes).items():
