@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,8 @@ def analytic(subject: Subject) -> dict[str, int]:
 def _bytes(value: Any) -> int:
     if isinstance(value, SparseRows):
         return _bytes(value.values) + _bytes(value.rows.indices) + _bytes(value.rows.indptr)
+    if isinstance(value, Mapping):
+        return sum(_bytes(v) for v in value.values())
     if isinstance(value, list | tuple):
         return sum(_bytes(v) for v in value)
     return value.numel() * value.element_size() if hasattr(value, "element_size") else 0

@@ -45,6 +45,17 @@ def test_bytes_are_counted_from_shapes(subject):
     assert found["parameters"] == 4 * (64 * 64 + 64 + 64 * width + width)
 
 
+def test_histories_are_counted_however_a_sampler_holds_them(tmp_path):
+    words = ["dataset=synthetic", "dataset.nodes=200", "sampler=gas", "architecture.depth=3",
+             "architecture.hidden=16", "hardware.threads=1"]  # fmt: skip
+    origin = originate(None, normalise(words, CATALOG), CATALOG, frozenset())
+    made = build(origin, tmp_path / "subject")
+    made.run.prepare()
+    made.run.start()
+    parts = 4 * 200
+    assert memory.analytic(made)["history"] == 2 * 200 * 16 * 4 + parts
+
+
 @linux
 @pytest.mark.skipif(TIME is None, reason="GNU time is not installed (apt-get install time)")
 def test_the_peak_is_that_of_gnu_time(subject, tmp_path):
