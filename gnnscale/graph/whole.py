@@ -41,6 +41,6 @@ def training_graph(data: GraphData) -> tuple[GraphData, Tensor]:
         names=None if data.names is None else data.names[ids.numpy()],
         x=data.x[ids],
         y=data.y[ids],
-        splits={name: rows[rows >= 0] for name, rows in splits.items()},
+        splits={name: rows[rows >= 0].sort().values for name, rows in splits.items()},
     )
     return cut, ids

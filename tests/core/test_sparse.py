@@ -94,11 +94,15 @@ def test_dropout_on_the_entries_is_dropout_of_the_matrix():
 
 @pytest.mark.parametrize("name", sorted(CATALOG.options("architecture")))
 def test_every_architecture_computes_the_same_from_sparse_rows(sixty, name):
-    option = CATALOG.options("architecture")[name]
-    bound, problems = bind("architecture", "architecture", name, option.content, frozenset())
+    content = dict(CATALOG.options("architecture")[name].content)
+    if "keep_activations" in content:  # rows of zeros lie on the kink of ReLU, and what is
+        content["keep_activations"] = True  # recomputed may come out on either side of it
+    bound, problems = bind("architecture", "architecture", name, content, frozenset())
     assert not problems
     if not any(Trait.HOPS in need for need in bound.cls.needs) and bound.cls.needs:
         pytest.skip("reads no features as they are")
+    if bound.cls.labels:
+        pytest.skip("reads labels beside them, which its own tests give it")
     x = torch.where(sixty.x > 0.8, sixty.x, 0.0)
     assert 0.05 < (x != 0).double().mean() < 0.4
     found = {}

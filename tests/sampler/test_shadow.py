@@ -265,7 +265,7 @@ def test_hop_features_by_hand(six):
     assert part.x[:, 3:].argmax(1).tolist() == [1, 2, 3, 3]
     assert part.x[:, 3:].sum(1).tolist() == [1] * 4
     d = data.shape.log_degree
-    assert sampler.shape(data) == Shape(10, 2, codes=7, log_degree=d)
+    assert sampler.shape(data) == Shape(10, 2, codes=7, log_degree=d, nodes=6)
 
 
 def test_sparse_features_with_codes_are_the_dense_ones(sixty):

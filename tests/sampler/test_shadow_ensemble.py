@@ -151,7 +151,7 @@ def test_a_run_from_training_to_predictions(tmp_path):
     assert len(run.model.branches) == 2
     shape = run.sampler.shape(run.data)
     d = run.data.shape.log_degree
-    assert shape == Shape(15, 3, readout="max", codes=7, views=2, log_degree=d)
+    assert shape == Shape(15, 3, readout="max", codes=7, views=2, log_degree=d, nodes=60)
 
 
 @pytest.mark.parametrize("architecture", ["gcn", "gat", "mlp", "high_order"])
