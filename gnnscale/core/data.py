@@ -317,7 +317,8 @@ class GraphData:
             self.edge,
             *(self.splits[name] for name in sorted(self.splits)),
         )
-        return content(*(None if a is None else a.numpy() for a in arrays))
+        flag = np.array([self.inductive])
+        return content(flag, *(None if a is None else a.numpy() for a in arrays))
 
     def with_(self, **changes) -> "GraphData":
         """A copy with some fields replaced."""
