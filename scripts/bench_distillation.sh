@@ -5,7 +5,7 @@
 # The same data, splits, optimizer and epochs for all; the student's own validation score picks the
 # epoch. A loss with a weight is run with three (the grid its papers state, or that of their kind);
 # the one with the best mean validation score is to be read, so no test label chooses anything:
-#   gnnscale report OUT/SET --show valid,test --baseline distillation=none
+#   gnnscale report OUT/SET --show valid,test
 set -u
 gnnscale=$1
 out=$2

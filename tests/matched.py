@@ -18,7 +18,7 @@ def nodes(ids, labeled=None, weight=None, key=(0, 0, 0)) -> Batch:
     )  # fmt: skip
 
 
-def said(h, batch=None) -> Output:
+def said(h) -> Output:
     """An output whose one hidden level is ``h``."""
     return Output(h.sum(1, keepdim=True), (h,), torch.arange(len(h)))
 

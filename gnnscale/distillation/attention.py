@@ -16,7 +16,7 @@ class Attention(Features):
     """weight * mean_i (a_i / ||a||_2 - b_i / ||b||_2)^2, a_i = sum_d h_id^2 of the student, b of
     the teacher; norms over the nodes that take part.
 
-    Needs no head, and widths may differ. Its scale falls as 1 / n^2 with the number of nodes, so
+    Needs no head, and widths may differ. Its scale falls as 1 / n with the number of nodes, so
     that a weight of one data set says nothing about another.
 
     Args:

@@ -31,3 +31,10 @@ def test_names_of_nodes_do_not_matter_and_rows_are_looked_up(attached):
     torch.testing.assert_close(term(said(h[order]), nodes(order)), want)
     assert (term(said(h[order]), nodes(range(9))) - want).abs() > 1e-3
     assert list(term.parameters()) == []
+
+
+def test_its_scale_falls_with_the_number_of_nodes(attached):
+    t, h = randn(9, 4, seed=0), randn(9, 3, seed=1)
+    once = attached(Attention, t, 3)(said(h), nodes(range(9)))
+    four = attached(Attention, t.repeat(4, 1), 3)(said(h.repeat(4, 1)), nodes(range(36)))
+    torch.testing.assert_close(four, once / 4)
