@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow lint format wheel-check bench-synthetic bench-datasets bench-peers bench-samplers bench-sampling bench-decoupled bench-memory bench-depth bench-distillation reproduce clean
+.PHONY: help install train test test-slow test-processes lint format wheel-check bench-synthetic bench-datasets bench-peers bench-samplers bench-sampling bench-decoupled bench-memory bench-depth bench-distillation reproduce clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -27,6 +27,9 @@ test: install ## the default test suite, minutes; a process per core, each on on
 
 test-slow: install ## accuracy and scale on real data, tens of minutes (GNNSCALE_DATA=DIR)
 	$(BIN)/python -m pytest -m slow --timeout=7200
+
+test-processes: install ## what kills, sweeps, measures against peers and trains every preset, minutes
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m process -n auto --maxprocesses=8 --dist worksteal
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

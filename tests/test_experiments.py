@@ -20,26 +20,16 @@ def preset(name: str, *overrides: str) -> tuple[dict, dict]:
 
 
 def kind(name: str) -> tuple:
-    """What a preset chooses, which keys it sets, and to which words: all but data and numbers."""
-    content = CATALOG.options("experiment")[name].content
-
-    def leaves(value, path=()):
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                yield from leaves(inner, (*path, key))
-        else:
-            yield path, value if isinstance(value, str | bool) else None
-
-    picked = [str(choice) for choice in content["defaults"] if "/dataset" not in str(choice)]
-    set_ = {group: v for group, v in content.items() if group not in ("defaults", "dataset")}
-    return tuple(sorted(picked)), tuple(sorted(leaves(set_), key=str))
+    """The options a preset chooses, other than its data."""
+    chosen = CATALOG.options("experiment")[name].content["defaults"]
+    return tuple(sorted(str(choice) for choice in chosen if "/dataset" not in str(choice)))
 
 
 def first_of_each_kind() -> list:
-    """Every preset; those that differ from an earlier one in data and numbers only are slow."""
+    """Every preset; of those that choose alike, one by default (make test-processes: all)."""
     met, found = set(), []
     for name in PRESETS:
-        found.append(pytest.param(name, marks=pytest.mark.slow) if kind(name) in met else name)
+        found.append(pytest.param(name, marks=pytest.mark.process) if kind(name) in met else name)
         met.add(kind(name))
     return found
 

@@ -85,7 +85,8 @@ def flat(value):
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.process
+@pytest.mark.parametrize("kills", [5, 20])
 def test_kill_9_at_random_moments_and_resume_to_the_same_end(tmp_path, kills):
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, str(tmp_path), str(kills)],
@@ -160,6 +161,10 @@ def holder(tmp_path):
     process.wait()
 
 
+def process(*values):
+    return pytest.param(*values, marks=pytest.mark.process)
+
+
 def content(folder):
     """Every path below a folder with its bytes and its time of change."""
     return {
@@ -191,11 +196,13 @@ def test_a_second_process_on_a_run_folder_is_refused_and_alters_nothing(holder):
 @pytest.mark.parametrize(
     ("words", "begun"),
     [
-        (["trainer.epochs=1", "hydra.run.dir={}"], False),
+        process(["trainer.epochs=1", "hydra.run.dir={}"], False),
         (["trainer.epochs=1", "hydra.run.dir={}"], True),
-        (["-m", "trainer.epochs=1", "hydra.sweep.dir={}/..", "hydra.sweep.subdir=run"], True),
-        (["resume={}"], True),
-        (["recipe=evaluate", "run={0}/../other", "hydra.run.dir={0}"], True),
+        process(
+            ["-m", "trainer.epochs=1", "hydra.sweep.dir={}/..", "hydra.sweep.subdir=run"], True
+        ),
+        process(["resume={}"], True),
+        process(["recipe=evaluate", "run={0}/../other", "hydra.run.dir={0}"], True),
     ],
     ids=["just locked", "train", "multirun", "resume", "evaluate"],
 )
@@ -236,6 +243,7 @@ def test_a_command_refused_for_its_composition_leaves_the_run_as_it_was(tmp_path
     assert {p: c for p, c in content(folder).items() if p.name != ".lock"} == before
 
 
+@pytest.mark.process
 def test_a_killed_seed_is_told_from_a_running_one(tmp_path):
     """Its status.json can't say so: nothing runs after kill -9. The lock does."""
     folder, plan = tmp_path / "run", "toy({'trainer': {'epochs': 100000}})"
@@ -281,7 +289,7 @@ def read_only(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="root's rights are given up in Linux's way")
-@pytest.mark.parametrize("begun", [False, True], ids=["empty", "to go on with"])
+@pytest.mark.parametrize("begun", [process(False), True], ids=["empty", "to go on with"])
 def test_a_read_only_folder_is_one_message_and_stays_as_it_is(read_only, tmp_path, begun):
     words = ["trainer.epochs=1", f"hydra.run.dir={read_only}"]
     if begun:
@@ -298,6 +306,7 @@ def test_a_read_only_folder_is_one_message_and_stays_as_it_is(read_only, tmp_pat
     assert content(read_only) == before
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="root's rights are given up in Linux's way")
 def test_a_seed_folder_that_became_read_only_is_one_message(read_only, tmp_path):
     train(toy(), read_only)
@@ -336,6 +345,7 @@ def run_full(folder, limit):
     )  # fmt: skip
 
 
+@pytest.mark.process
 def test_a_full_disk_ends_a_run_with_one_message_and_it_goes_on_later(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(toy({"trainer": {"epochs": 40}}), whole)
@@ -386,6 +396,7 @@ def test_a_file_system_without_room(disk, tmp_path, room_kib, caplog):
     assert not list(cut.rglob("*.part"))
 
 
+@pytest.mark.process
 def test_a_read_only_file_system(disk, tmp_path):
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     done = gnnscale("train", "trainer.epochs=1", f"hydra.run.dir={disk}/run", cwd=tmp_path)

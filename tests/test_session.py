@@ -127,6 +127,7 @@ def test_kill_nine_then_resume_from_the_command_line(tmp_path):
     assert records[0].metric == records[1].metric
 
 
+@pytest.mark.process
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     words = (*LONG, "trainer.epochs=100000", "trainer.checkpoint_every=1000")
     process = subprocess.Popen(

@@ -69,6 +69,7 @@ def test_killed_between_index_and_code_then_compiled_again(script):
     assert run(script, "int") == ("6", 1)
 
 
+@pytest.mark.process
 def test_processes_that_compile_at_once_get_names_of_their_own(script):
     kinds = ["int", "float", "row"] * 2
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(script.parent / "cache")}

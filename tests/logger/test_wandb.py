@@ -109,6 +109,7 @@ def test_without_the_package_it_is_refused_before_training(monkeypatch):
         module.WandB()
 
 
+@pytest.mark.process
 def test_a_sweep_of_two_with_several_loggers_finishes_each(tmp_path):
     """As an agent would: every setting is key=value, and one process trains both jobs."""
     done = subprocess.run(

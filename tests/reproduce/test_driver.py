@@ -77,6 +77,7 @@ def endless_rows(here):
     return here
 
 
+@pytest.mark.process
 def test_a_kill_at_any_moment_loses_the_epoch_in_progress(long_rows):
     words = [*COMMAND, "rows=a", "seeds=1", "out=killed"]
     process = subprocess.Popen(words, **QUIET)
@@ -100,7 +101,9 @@ def test_a_kill_at_any_moment_loses_the_epoch_in_progress(long_rows):
     assert len(outcome(long_rows / "whole")) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.process)]
+)
 def test_children_are_stopped_cleanly_with_the_driver(endless_rows, number):
     process = subprocess.Popen([*COMMAND, "jobs=2"], **QUIET)
     seeds = [endless_rows / f"runs/reproduce/toy/{row}/seed-0" for row in "ac"]
@@ -117,6 +120,7 @@ def test_children_are_stopped_cleanly_with_the_driver(endless_rows, number):
         assert f"toy/{row}: stopped" in said
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to be told")
 def test_children_do_not_outlive_a_driver_that_was_killed(endless_rows):
     process = subprocess.Popen([*COMMAND, "rows=a"], **QUIET)

@@ -30,6 +30,7 @@ def test_a_table_runs_is_compared_and_judged_and_goes_on(reproduce, here):
     assert (folder / "a/seed-2/record.json").exists()
 
 
+@pytest.mark.process
 def test_a_missed_row_is_exit_code_one(reproduce, here):
     table = json.loads(json.dumps(TABLE))
     table["rows"]["a"]["published"]["value"] = 100.0

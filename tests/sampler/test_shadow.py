@@ -399,6 +399,7 @@ print(sampler.tables[0][2].tolist())
 """
 
 
+@pytest.mark.process
 def test_a_killed_writer_leaves_nothing_that_could_be_read(tmp_path):
     def child(how):
         return subprocess.Popen(
