@@ -195,7 +195,8 @@ def check(
                 problems.append(f"{required}: nothing is selected; type {required}={options}")
                 known = False
     if known and lattice.unmet(members):
-        found = lattice.repairs(members, alternatives(catalog, trusted), REMOVABLE)
+        off = [Member(group, "none") for group in REMOVABLE if not parts.get(group)]
+        found = lattice.repairs([*members, *off], alternatives(catalog, trusted), REMOVABLE)
         problems.append(lattice.explain(members, found))
     if not problems:
         problems += try_out(parts)
@@ -342,6 +343,8 @@ def build(
         data = make("dataset").load(seed)
     sampler = make("sampler")
     quantizer = make("quantization")
+    if quantizer is not None:
+        quantizer.prepare(data)
     sizes = sampler.shape(data)
     if shape is not None:
         sizes = replace(sizes, classes=shape.classes)
@@ -376,6 +379,7 @@ def build(
         make_scheduler=lambda optimizer: make("scheduler", optimizer),
         make_teacher=make_teacher,
         make_model=make_model,
+        quantizer=quantizer,
         listeners=Listeners([bound.make() for bound in plan.parts.get("logger", [])]),
         notes=list(plan.notes),
     )

@@ -22,6 +22,8 @@ COMPOSITIONS = {
     "shadow-sage": {"sampler": "shadow_khop", "architecture": "sage"},
     "gttf-gcn": {"sampler": "gttf", "architecture": "gcn"},
     "qat-gat": {"quantization": "qat", "architecture": "gat"},
+    "degree-gin": {"quantization": "degree", "architecture": "gin"},
+    "ptq-gcn": {"quantization": "ptq", "architecture": "gcn", "recipe": "ptq"},
     "logit-gin": {"distillation": ["logit"], "recipe": "distill", "architecture": "gin"},
     "precompute-sgc": {"sampler": "precompute", "architecture": "sgc"},
     "ppr-pprgo": {"sampler": "ppr", "architecture": "pprgo"},

@@ -36,7 +36,7 @@ class ClusterConv(nn.Module):
     def __init__(self, d_in: int, d_out: int, drop: float):
         super().__init__()
         self.map, self.drop_in = glorot_map(2 * d_in, d_out), drop
-        self.q_message = Site("message", "src")
+        self.q_message = Site("message", "src", scaled=True)
         self.q_aggregate, self.q_update = Site("aggregate", "dst"), Site("update", "dst")
 
     def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:

@@ -43,7 +43,7 @@ class EGConv(nn.Module):
         self.mix = Dense(d_in, heads * bases * len(aggregators), rows="dst")
         self.bias = nn.Parameter(torch.zeros(d_out))
         self.q_input, self.q_weight = Site("input", "src"), Site("weight")
-        self.q_message = Site("message", "src")
+        self.q_message = Site("message", "src", scaled=self.ops == ("sum",))
         self.q_aggregate, self.q_update = Site("aggregate", "dst"), Site("update", "dst")
 
     def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:

@@ -32,7 +32,7 @@ class GCNConv(nn.Module):
         self.weight = glorot(d_in, d_out)
         self.bias = nn.Parameter(torch.zeros(d_out))
         self.q_input, self.q_weight = Site("input", "src"), Site("weight")
-        self.q_message = Site("message", "src")
+        self.q_message = Site("message", "src", scaled=True)
         self.q_aggregate, self.q_update = Site("aggregate", "dst"), Site("update", "dst")
 
     def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:

@@ -32,7 +32,10 @@ class LGCNConv(nn.Module):
     def __init__(self, d_in: int, d_out: int, act: str):
         super().__init__()
         self.linear, self.act = Dense(d_in, d_out, bias=False, rows="dst"), ACTIVATIONS[act]()
-        self.q_message, self.q_aggregate = Site("message", "src"), Site("aggregate", "dst")
+        self.q_message, self.q_aggregate = (
+            Site("message", "src", scaled=True),
+            Site("aggregate", "dst"),
+        )
 
     def propagate(self, hop: Hop, h: Tensor) -> Tensor:
         """P h + h. Shapes: [n_src, D] -> [n_dst, D]."""

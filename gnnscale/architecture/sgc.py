@@ -23,7 +23,10 @@ class Propagate(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.q_message, self.q_aggregate = Site("message", "src"), Site("aggregate", "dst")
+        self.q_message, self.q_aggregate = (
+            Site("message", "src", scaled=True),
+            Site("aggregate", "dst"),
+        )
 
     def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:
         """One step over ``hop``."""

@@ -39,6 +39,16 @@ class Need:
     diagonal: float = 0.0
 
 
+class Scaled:
+    """Messages whose rows are multiplied by the hop's ``src`` already, for "sum" alone.
+
+    Quantizers that code the product of a message and its factor leave integers to be summed.
+    """
+
+    def __init__(self, rows: Tensor):
+        self.rows = rows
+
+
 @dataclass(frozen=True)
 class Hop:
     """One step src -> dst; the dst nodes are the first src nodes.
@@ -61,7 +71,9 @@ class Hop:
     degree: Tensor | None = None
     segment: Tensor | None = None
 
-    own = frozenset[str]()  # no annotation: it is no field
+    scales = True  # no annotation: it is no field
+    """Whether "sum" takes ``Scaled`` messages."""
+    own = frozenset[str]()
     """Aggregators that a subclass computes in its own way: none of them joins a common pass."""
 
     def lift(self, h: Tensor) -> Tensor:
@@ -96,7 +108,7 @@ class Hop:
         """
         if weight is not None and op != "sum":
             raise ValueError(f"aggregator '{op}' takes no edge weights; only 'sum' does")
-        m = full(message(h))
+        m = _messages(message, h)
         names = (op,) if isinstance(op, str) else op
         if self._in_one_pass(m, names):
             found = self._several(m, names).unbind(1)
@@ -111,13 +123,13 @@ class Hop:
 
         Shapes: message(h) [n_src, D] -> [n_dst, len(names) D].
         """
-        m = full(message(h))
+        m = _messages(message, h)
         if self._in_one_pass(m, names):
             return self._several(m, names).flatten(1)
         found = [self._reduce(m, name, None) for name in names]
         return torch.cat(found, 1) if len(found) > 1 else found[0]
 
-    def _in_one_pass(self, m: Tensor, names: tuple[str, ...]) -> bool:
+    def _in_one_pass(self, m: Any, names: tuple[str, ...]) -> bool:
         wanted = set(names)
         if not wanted & TOGETHER or wanted & self.own or not wanted <= set(AGGREGATORS):
             return False
@@ -131,8 +143,10 @@ class Hop:
         """Every aggregator at once, [n_dst, len(names), D]."""
         return several(self.graph, m, names, self._factors(), STD_EPS)
 
-    def _reduce(self, m: Tensor, op: str, weight: Tensor | None) -> Tensor:
+    def _reduce(self, m: Any, op: str, weight: Tensor | None) -> Tensor:
         if op == "sum":
+            if isinstance(m, Scaled):
+                return self._rest(m.rows)
             return ops.total(self.graph, m, weight) if weight is not None else self._operator(m)
         if op == "add":
             return ops.total(self.graph, m)
@@ -164,6 +178,17 @@ class Hop:
         if self.dst is not None:
             z = z * self.dst.unsqueeze(1)
         return z if self.diag is None else torch.addcmul(z, m[: len(z)], self.diag.unsqueeze(1))
+
+    def _rest(self, scaled: Tensor) -> Tensor:
+        """The operator without its sources' factors, which the rows have."""
+        assert self.src is not None
+        z = ops.total(self.graph, scaled, self.weight)
+        z = z if self.dst is None else z * self.dst.unsqueeze(1)
+        if self.diag is None:
+            return z
+        src = self.src[: len(z)]
+        own = torch.where(src != 0, self.diag / torch.where(src != 0, src, 1), 0)
+        return torch.addcmul(z, scaled[: len(z)], own.unsqueeze(1))
 
     def entries(self, dtype: torch.dtype) -> Tensor:
         """The operator's entry of every edge, dst_i * weight_ij * src_j, [E]."""
@@ -209,3 +234,9 @@ class Hop:
         if self.graph.device == torch.device(device):
             return self
         return replace(self, **{n: v.to(device) for n, v in self.parts().items()})
+
+
+def _messages(message: Callable[[Any], Any], h: Any) -> Any:
+    """message(h) in at least float32."""
+    m = message(h)
+    return Scaled(full(m.rows)) if isinstance(m, Scaled) else full(m)

@@ -1,14 +1,12 @@
 """Named places in a layer where a quantizer may act; the identity until one does."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from gnnscale.core.hop import Hop, Scaled
 from gnnscale.core.sparse import SparseRows, dense
-
-if TYPE_CHECKING:
-    from gnnscale.core.hop import Hop
 
 Role = Literal["input", "weight", "message", "attention", "aggregate", "update"]
 Rows = Literal["src", "dst", "edges", "none"]
@@ -21,16 +19,30 @@ class Site(nn.Module):
         role: what the tensor is; weights are parameters, the rest are activations.
         rows: whose rows the tensor holds, so that a quantizer can protect some of them.
         of: for a weight, the name of the parameter in the module that owns the site.
+        channel: for a weight, the axis of its outputs; by default the last one of a matrix and the
+            first one, heads, of others.
+        scaled: for messages that only the operator "sum" reads: quantize them with the hop's factor
+            of their source, where it has such factors.
     """
 
-    def __init__(self, role: Role, rows: Rows = "none", of: str = "weight"):
+    def __init__(
+        self, role: Role, rows: Rows = "none", of: str = "weight", channel: int | None = None,
+        scaled: bool = False,
+    ):  # fmt: skip
         super().__init__()
-        self.role, self.rows, self.of = role, rows, of
+        self.role, self.rows, self.of, self.scaled = role, rows, of, scaled
+        self.channel = channel if channel is not None else -1 if of == "weight" else 0
         self.quantizer: nn.Module | None = None
 
-    def forward(self, value: Tensor, hop: "Hop | None" = None) -> Tensor:
+    def forward(self, value: Any, hop: Hop | None = None) -> Any:
         """The value as the quantizer leaves it; the value itself if there is none."""
-        return value if self.quantizer is None else self.quantizer(dense(value), hop)
+        if self.quantizer is None:
+            return value
+        if not getattr(self.quantizer, "takes_sparse", False):
+            value = dense(value)
+        if self.scaled and hop is not None and hop.scales and hop.src is not None:
+            return Scaled(self.quantizer(dense(value) * hop.src.unsqueeze(1), hop))
+        return self.quantizer(value, hop)
 
     def extra_repr(self) -> str:
         """Role and rows, for printing."""
@@ -43,9 +55,9 @@ class Dense(nn.Linear):
     def __init__(self, d_in: int, d_out: int, bias: bool = True, rows: Rows = "src"):
         super().__init__(d_in, d_out, bias)
         self.q_input = Site("input", rows)
-        self.q_weight = Site("weight")
+        self.q_weight = Site("weight", channel=0)
 
-    def forward(self, x: Tensor, hop: "Hop | None" = None) -> Tensor:
+    def forward(self, x: Tensor, hop: Hop | None = None) -> Tensor:
         """Shapes: [n, d_in], dense or sparse rows -> [n, d_out]."""
         x, w = self.q_input(x, hop), self.q_weight(self.weight)
         return (

@@ -1,4 +1,4 @@
-"""Traits: the twelve words by which options say what they give and what they need."""
+"""Traits: the words by which options say what they give and what they need."""
 
 from enum import Enum
 from typing import ClassVar
@@ -19,6 +19,8 @@ class Trait(str, Enum):
     SHARDS = "shards"
     TEACHER = "teacher"
     SEARCH = "search"
+    CALIBRATION = "calibration"
+    RANGES = "ranges"
 
 
 MEANING = {
@@ -34,6 +36,8 @@ MEANING = {
     Trait.SHARDS: "mini-batches that can be split over processes",
     Trait.TEACHER: "a trained teacher whose outputs are tabulated",
     Trait.SEARCH: "a search stage before training",
+    Trait.CALIBRATION: "a calibration after training",
+    Trait.RANGES: "ranges of codes that a calibration sets",
 }
 
 Traits = frozenset[Trait]

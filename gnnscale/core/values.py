@@ -16,5 +16,7 @@ Positive = Annotated[float, Field(gt=0)]
 """A real number above 0: temperatures, exponents, seconds."""
 NonNegative = Annotated[float, Field(ge=0)]
 """A real number of at least 0."""
+Percentile = Annotated[float, Field(ge=0, lt=0.5)]
+"""A share below a half, cut off at each end."""
 Bits = Annotated[int, Field(ge=2, le=16)]
 """Width of an integer code."""

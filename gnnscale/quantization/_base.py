@@ -1,7 +1,10 @@
 """What every quantizer is: something that fills a model's sites."""
 
+from operator import attrgetter
+
 from torch import nn
 
+from gnnscale.core.data import GraphData
 from gnnscale.core.site import Site, sites
 from gnnscale.core.traits import Component, Trait, traits
 
@@ -11,11 +14,20 @@ class Quantizer(Component):
 
     needs = (traits(Trait.SITES),)
 
-    def make(self, site: Site) -> nn.Module | None:
-        """The module for a site, called as module(value, hop); None leaves the site alone."""
+    def prepare(self, data: GraphData) -> None:
+        """Learn what is needed of the data, once, before models are made."""
+
+    def make(self, site: Site, name: str, weight: nn.Parameter | None) -> nn.Module | None:
+        """The module for a site, called as module(value, hop); None leaves the site alone.
+
+        name: the site's, with dots. weight: the parameter, where the site is a weight's.
+        """
         raise NotImplementedError
 
     def attach(self, model: nn.Module) -> None:
         """Fill every site of ``model``."""
-        for _, site in list(sites(model)):
-            site.quantizer = self.make(site)
+        for name, site in list(sites(model)):
+            owner = name.rpartition(".")[0]
+            parent = attrgetter(owner)(model) if owner else model
+            weight = getattr(parent, site.of) if site.role == "weight" else None
+            site.quantizer = self.make(site, name, weight)

@@ -56,6 +56,8 @@ class Channels(Hop):
 
     channels: int = 1
 
+    scales = False
+
     def drop(self, h: Tensor | SparseRows, p: float, inside: bool = False) -> Any:
         """Dropout of the h channel."""
         if p == 0 or self.channels == 1:

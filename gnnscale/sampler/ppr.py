@@ -46,6 +46,7 @@ class PowerHop(Hop):
     steps: int = 2
 
     own = frozenset({"sum"})
+    scales = False
 
     def _operator(self, m: Tensor) -> Tensor:
         z = m

@@ -41,9 +41,10 @@ class Run:
     ``data`` is the whole graph, ``train_data`` what training may see (its nodes numbered by
     ``train_ids``), ``valid_data`` what selection may see. ``make_optimizer(parameter groups)`` and
     ``make_scheduler(optimizer)`` come from the composition, as do ``make_model()``, a further model
-    with weights of its own (drawn from torch's generator), and ``make_teacher(data)``, the finished
-    run of the teacher's composition on that data. ``kept`` holds plain values that a stage found
-    out and that a finished run taken up again needs; they are in the checkpoint.
+    with weights of its own (drawn from torch's generator), ``quantizer``, what fills its sites, and
+    ``make_teacher(data)``, the finished run of the teacher's composition on that data. ``kept``
+    holds plain values that a stage found out and that a finished run taken up again needs; they are
+    in the checkpoint.
     """
 
     folder: Path
@@ -62,6 +63,7 @@ class Run:
     make_scheduler: Callable[[torch.optim.Optimizer], Any]
     make_teacher: Callable[[GraphData], "Run"] | None = None
     make_model: Callable[[], nn.Module] | None = None
+    quantizer: Any = None
     listeners: Listeners = field(default_factory=lambda: Listeners(()))
     teacher: Teacher | None = None
     notes: list[str] = field(default_factory=list)

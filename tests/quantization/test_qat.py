@@ -12,9 +12,11 @@ from gnnscale.architecture.gin import GIN
 from gnnscale.architecture.mlp import MLP
 from gnnscale.architecture.sage import SAGE
 from gnnscale.core.site import Dense, Site, sites
+from gnnscale.core.sparse import SparseRows
 from gnnscale.core.traits import Trait
 from gnnscale.graph.whole import whole_batch
-from gnnscale.quantization.qat import QAT, FakeQuant
+from gnnscale.quantization._fake import Coding, FakeQuant
+from gnnscale.quantization.qat import QAT
 from gnnscale.stage.evaluate import model_bytes
 
 MODELS = {
@@ -32,9 +34,19 @@ def randn(*size, seed=0, dtype=torch.float32):
     return torch.randn(*size, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+AFFINE = {"symmetric_weights": False, "per_channel": False}
+"""One affine scale per weight, as in Degree-Quant's baseline."""
+
+
+def quant(bits, momentum, **how) -> FakeQuant:
+    """A quantizer with a moving average; without a momentum, that of a weight."""
+    range_ = "ema" if momentum is not None else None
+    return FakeQuant(Coding(bits, False, range_, momentum or 0.0, **how))
+
+
 def fixed(bits, low, high) -> FakeQuant:
     """A quantizer in eval mode whose range is [low, high]."""
-    quantizer = FakeQuant(bits, 0.1).train()
+    quantizer = quant(bits, 0.1).train()
     quantizer(torch.tensor([low, high]))
     return quantizer.eval()
 
@@ -96,7 +108,7 @@ def test_idempotent_monotone_and_zero_is_exact(bits):
 @pytest.mark.parametrize(("low", "high"), [(0.5, 2.0), (-2.0, -0.5), (0.0, 0.0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_range_always_includes_zero(low, high, dtype):
-    quantizer = FakeQuant(4, 0.1).train()
+    quantizer = quant(4, 0.1).train()
     quantizer(torch.tensor([low, high], dtype=dtype))
     assert quantizer.low <= 0 <= quantizer.high
     assert quantizer.eval()(torch.zeros(3, dtype=dtype)).tolist() == [0.0] * 3
@@ -109,7 +121,7 @@ def test_the_range_always_includes_zero(low, high, dtype):
 def test_order_of_rows_does_not_matter():
     x = randn(200, 5)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(1))
-    a, b = FakeQuant(4, 0.1).train(), FakeQuant(4, 0.1).train()
+    a, b = quant(4, 0.1).train(), quant(4, 0.1).train()
     assert torch.equal(a(x)[order], b(x[order]))
 
 
@@ -128,13 +140,13 @@ def test_codes_are_torchs_for_power_of_two_scales(zero, exponent):
 
 def test_sixteen_bits_are_nearly_float():
     x = randn(10_000)
-    y = FakeQuant(16, 0.1).train()(x)
+    y = quant(16, 0.1).train()(x)
     assert 0 < (y - x).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_an_empty_tensor_changes_nothing(momentum):
-    quantizer = FakeQuant(8, momentum).train()
+    quantizer = quant(8, momentum).train()
     assert quantizer(torch.empty(0, 3)).shape == (0, 3)
     assert not quantizer.seen
 
@@ -155,7 +167,7 @@ def test_gradient_is_one_inside_and_zero_outside():
 @pytest.mark.parametrize("momentum", [None, 0.1])
 def test_a_tensor_inside_its_own_range_gets_all_of_its_gradient(dtype, momentum):
     x = randn(500, dtype=dtype).requires_grad_()
-    FakeQuant(4, momentum).train()(x).sum().backward()
+    quant(4, momentum).train()(x).sum().backward()
     assert torch.equal(x.grad, torch.ones_like(x))
 
 
@@ -163,7 +175,7 @@ def test_a_tensor_inside_its_own_range_gets_all_of_its_gradient(dtype, momentum)
 
 
 def test_activation_ranges_move_in_training_only():
-    quantizer = FakeQuant(8, 0.25)
+    quantizer = quant(8, 0.25)
     x = torch.tensor([-1.0, 3.0])
     y = quantizer.eval()(x)
     assert y is not None
@@ -178,7 +190,7 @@ def test_activation_ranges_move_in_training_only():
 
 
 def test_momentum_one_is_still_an_activation():
-    quantizer = FakeQuant(8, 1.0).train()
+    quantizer = quant(8, 1.0).train()
     quantizer(torch.tensor([-1.0, 3.0]))
     quantizer(torch.tensor([-2.0, 1.0]))
     assert (quantizer.low.item(), quantizer.high.item()) == (-2.0, 1.0)
@@ -187,7 +199,7 @@ def test_momentum_one_is_still_an_activation():
 
 
 def test_a_weights_range_is_always_its_own():
-    quantizer = FakeQuant(8, None)
+    quantizer = quant(8, None)
     for training in (True, False):
         quantizer.train(training)
         for w in (torch.tensor([-1.0, 3.0]), torch.tensor([-0.25, 0.125])):
@@ -197,7 +209,7 @@ def test_a_weights_range_is_always_its_own():
 
 def test_state_loads_into_a_fresh_quantizer():
     quantizer = fixed(8, -1.0, 3.0)
-    fresh = FakeQuant(8, 0.1).eval()
+    fresh = quant(8, 0.1).eval()
     fresh.load_state_dict(quantizer.state_dict())
     x = randn(100)
     assert torch.equal(fresh(x), quantizer(x))
@@ -224,7 +236,7 @@ def test_every_site_is_filled_and_the_model_runs(data, name):
     for where, site in found:
         assert isinstance(site.quantizer, FakeQuant), where
         assert site.quantizer.bits == (4 if site.role == "weight" else 6), where
-        assert (site.quantizer.momentum is None) == (site.role == "weight"), where
+        assert (site.quantizer.coding.range is None) == (site.role == "weight"), where
     batch = whole_batch(data, model.need)
     loss = F.cross_entropy(model.train()(batch).logits, data.y)
     loss.backward()
@@ -235,11 +247,11 @@ def test_every_site_is_filled_and_the_model_runs(data, name):
     ranges = {}
     for where, site in sites(model):
         assert site.quantizer.seen, where
-        ranges[where] = (site.quantizer.low.item(), site.quantizer.high.item())
+        ranges[where] = (site.quantizer.low.tolist(), site.quantizer.high.tolist())
     other = whole_batch(data.with_(x=100 * data.x), model.need)
     model.eval()(other)
     for where, site in sites(model):
-        assert (site.quantizer.low.item(), site.quantizer.high.item()) == ranges[where], where
+        assert (site.quantizer.low.tolist(), site.quantizer.high.tolist()) == ranges[where], where
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -276,12 +288,12 @@ def test_weights_only_is_a_model_with_coded_weights(data):
     torch.manual_seed(0)
     model = GCN(data.shape, hidden=16)
     coded = copy.deepcopy(model)
-    QAT(weight_bits=3, roles=[]).attach(coded)
+    QAT(weight_bits=3, roles=[], **AFFINE).attach(coded)
     batch = whole_batch(data, model.need)
     by_hand = copy.deepcopy(model)
     for block in by_hand.layers:
         w = block.conv.weight.data
-        block.conv.weight.data = FakeQuant(3, None)(w)
+        block.conv.weight.data = quant(3, None)(w).detach()
         assert len(block.conv.weight.unique()) <= 8 < len(w.unique())
     assert torch.equal(coded.eval()(batch).logits, by_hand.eval()(batch).logits)
     assert not torch.equal(coded(batch).logits, model.eval()(batch).logits)
@@ -323,7 +335,7 @@ def test_model_bytes_shrink_by_the_matrices_alone(data, name):
 def test_dense_equals_integer_arithmetic_bit_for_bit():
     # scales are powers of two and sums stay below 2^24, so that float32 is exact
     dense = Dense(64, 8, bias=False).eval()
-    QAT(8, 8).attach(dense)
+    QAT(8, 8, **AFFINE).attach(dense)
     w = torch.randint(0, 256, (8, 64), generator=torch.Generator().manual_seed(0))
     w[0, 0], w[0, 1] = 0, 255
     zero_w, zero_x, s_w, s_x = 100, 37, 2.0**-6, 2.0**-4
@@ -360,8 +372,117 @@ def test_training_through_eight_bits_learns_as_float_does(data):
 
 def test_a_site_gets_what_its_role_asks_for():
     quantizer = QAT(weight_bits=5, activation_bits=7, momentum=0.2, roles=["input"])
-    weight, entry = quantizer.make(Site("weight")), quantizer.make(Site("input"))
+    parameter = torch.nn.Parameter(torch.zeros(3, 4))
+    weight = quantizer.make(Site("weight"), "a.q_weight", parameter)
+    entry = quantizer.make(Site("input"), "a.q_input", None)
     assert isinstance(weight, FakeQuant)
-    assert (weight.bits, weight.momentum) == (5, None)
-    assert (entry.bits, entry.momentum) == (7, 0.2)
-    assert quantizer.make(Site("update")) is None
+    assert (weight.bits, weight.coding.range, weight.coding.symmetric) == (5, None, True)
+    assert weight.low.shape == (4,), "one range per output"
+    assert (entry.bits, entry.coding.range, entry.coding.momentum) == (7, "ema", 0.2)
+    assert quantizer.make(Site("update"), "a.q_update", None) is None
+
+
+def test_widths_by_name_win_over_roles():
+    quantizer = QAT(8, 8, bits={"layers.0.*": 4, "*.q_weight": 3, "layers.1.conv.q_weight": 2})
+    widths = {
+        name: quantizer.width(Site(role), name)
+        for name, role in (("layers.0.conv.q_input", "input"), ("layers.0.conv.q_weight", "weight"),
+                           ("layers.1.conv.q_input", "input"), ("layers.1.conv.q_weight", "weight"))
+    }  # fmt: skip
+    assert list(widths.values()) == [4, 3, 8, 2]
+
+
+def test_scales_per_output_are_those_of_each_output_alone():
+    w = randn(6, 4) * torch.tensor([0.1, 1.0, 5.0, 40.0])
+    for symmetric in (False, True):
+        whole = FakeQuant(Coding(4, symmetric), channels=4)(w)
+        for c in range(4):
+            alone = FakeQuant(Coding(4, symmetric))(w[:, c].contiguous())
+            assert torch.equal(whole[:, c], alone)
+        one = FakeQuant(Coding(4, symmetric))(w)
+        assert (whole - w).abs().max() < (one - w).abs().max() * 1.01
+        assert (whole[:, 0] - w[:, 0]).abs().max() < 0.1 * (one[:, 0] - w[:, 0]).abs().max()
+        rows = FakeQuant(Coding(4, symmetric), channels=6, axis=0)(w)
+        torch.testing.assert_close(rows[2], FakeQuant(Coding(4, symmetric))(w[2]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_symmetric_codes_are_signed_around_zero(bits):
+    quantizer = FakeQuant(Coding(bits, symmetric=True))
+    x = randn(1000)
+    y = quantizer(x)
+    scale, zero, first, last = quantizer.grid
+    assert (zero, first, last) == (0, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    assert scale == 2 * x.abs().max() / (2**bits - 1)
+    codes = (y / scale).round()
+    assert codes.min() >= first
+    assert codes.max() <= last
+    assert quantizer(torch.zeros(2)).tolist() == [0.0, 0.0]
+    assert (y - x).abs().max() <= scale / 2 * 1.001
+
+
+def test_straight_gradients_pass_where_codes_are_cut_off():
+    x = torch.tensor([-9.0, 0.5, 9.0], requires_grad=True)
+    quantizer = quant(4, 0.1, straight=True).train()
+    quantizer(torch.tensor([-1.0, 2.0]))
+    quantizer.eval()(x).sum().backward()
+    assert x.grad.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_minmax_ranges_only_grow():
+    quantizer = FakeQuant(Coding(8, range="minmax")).train()
+    for values, range_ in (([-1.0, 3.0], (-1, 3)), ([0.0, 1.0], (-1, 3)), ([-2.0, 5.0], (-2, 5))):
+        quantizer(torch.tensor(values))
+        assert (quantizer.low.item(), quantizer.high.item()) == range_
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.2])
+def test_percentiles_are_order_statistics(share):
+    x = randn(5000)
+    quantizer = FakeQuant(Coding(8, range="percentile", percentile=share)).train()
+    quantizer(x)
+    k = max(1, int(share * 5000))
+    ordered = x.sort().values
+    assert quantizer.low == ordered[k - 1]
+    assert quantizer.high == ordered[-k]
+    quantizer(0.5 * x)  # the extremes of percentiles stay
+    assert quantizer.low == ordered[k - 1]
+
+
+def test_percentiles_of_many_entries_are_close():
+    x = randn(1_000_000)
+    quantizer = FakeQuant(Coding(8, range="percentile", percentile=0.01)).train()
+    quantizer(x)
+    exact = x.sort().values
+    assert abs(quantizer.low - exact[10_000]) < 0.05
+    assert abs(quantizer.high - exact[-10_000]) < 0.05
+
+
+@pytest.mark.parametrize("range_", ["ema", "minmax", "percentile"])
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.3])
+def test_sparse_rows_are_quantized_as_the_matrix_they_are(range_, share):
+    x = randn(50, 40) * (torch.rand(50, 40, generator=torch.Generator().manual_seed(1)) < 0.3)
+    for sign in (1, -1, 0):
+        given = x if sign == 0 else sign * x.abs()
+        rows = SparseRows.from_dense(given)
+        made = [FakeQuant(Coding(5, range=range_, percentile=share)).train() for _ in "ab"]
+        dense_, sparse = made[0](given), made[1](rows)
+        assert isinstance(sparse, SparseRows)
+        assert torch.equal(sparse.dense(), dense_)
+        assert (made[0].low, made[0].high) == (made[1].low, made[1].high)
+
+
+def test_a_scaled_message_is_the_product_with_its_factor(data):
+    model = GCN(data.shape, hidden=16, dropout=0.0).train()
+    QAT(8, 8).attach(model)
+    batch = whole_batch(data, model.need)
+    model(batch)
+    hop, conv = batch.hops[1], model.layers[1].conv
+    site = conv.q_message.quantizer
+    m = randn(60, 4)
+    model.eval()
+    scaled = conv.q_message(m, hop)
+    assert torch.equal(scaled.rows, site(m * hop.src[:, None]))
+    got = hop.reduce(lambda m: scaled, m)
+    want = hop.reduce(lambda m: scaled.rows / hop.src[:, None], m)
+    torch.testing.assert_close(got, want)
