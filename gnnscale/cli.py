@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def dispatch(words: list[str]) -> int:
     """Find the verb and run it."""
-    from gnnscale.verbs import bench, check, help, listing, predict, train
+    from gnnscale.verbs import bench, check, convert, help, listing, predict, train
 
     simple: dict[str, Callable[[list[str]], int]] = {
         "list": listing.list_options, "report": report, "doctor": doctor, "completion": completion,
@@ -56,7 +56,8 @@ def dispatch(words: list[str]) -> int:
         return simple[request.verb]([w for w in words if w != request.verb])
     if request.verb == "bench":
         return bench.bench(request, others, catalog)
-    verbs = {"train": train.train, "check": check.check, "predict": predict.predict}
+    verbs = {"train": train.train, "check": check.check, "predict": predict.predict,
+             "convert": convert.convert}  # fmt: skip
     return verbs[request.verb](request, catalog)
 
 

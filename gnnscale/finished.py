@@ -1,9 +1,10 @@
-"""A finished run taken up again: predictions on its own graph or a new one, and re-scoring."""
+"""A finished run taken up again: predictions, integer models made of it, and re-scoring."""
 
 import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ from gnnscale.catalog import Catalog
 from gnnscale.compose import Plan
 from gnnscale.core.data import GraphData, Shape
 from gnnscale.core.errors import UsageError
-from gnnscale.core.record import Record, write_bytes
+from gnnscale.core.hop import Scaled
+from gnnscale.core.ops.coded import Coded, SparseCodes
+from gnnscale.core.record import Record, write_bytes, write_json
+from gnnscale.core.site import sites
+from gnnscale.core.sparse import SparseRows
+from gnnscale.core.traits import Trait
+from gnnscale.quantization.integer import describe
 
 log = logging.getLogger("gnnscale")
 
@@ -211,6 +218,96 @@ def _save(table: Any, target: Path) -> None:
         raise UsageError(f"out={target}: can't be written ({error.strerror})") from error
 
 
+# -- integer models -----------------------------------------------------------------------------
+
+
+def convert(
+    folder: Path, out: Path | None, typed: Sequence[str], catalog: Catalog, trusted: frozenset[str]
+) -> tuple[Path, list[dict[str, Any]]]:
+    """Make integer models of a finished run with fake quantization, in a run folder of their own.
+
+    Returns the folder and, by seed, how the integer model compares with what it was made of:
+    ``agree``, the share of items with the same predicted class; ``codes``, the share of equal codes
+    and of those one and more apart, over all activation sites in a pass over the whole graph;
+    ``logits``, the largest difference. They are in ``seed-<k>/codes.json``, too.
+    """
+    folder, own = run_root(folder)
+    stored = take_up(folder, typed, catalog, trusted)
+    seeds = [own] if own is not None else finished_seeds(folder)
+    source = _trained(stored, seeds[0], folder)
+    described = describe(source.model, stored.choices.get("quantization"))
+    out = folder.with_name(f"{folder.name}-integer") if out is None else out
+    config, _ = compose.compose(["recipe=convert"], catalog)
+    content = dict(catalog.options("quantization")["integer"].content)
+    merged = {
+        **stored.config,
+        "run": str(folder.resolve()),
+        "quantization": {**content, **described},
+    }
+    kept = [n for n, b in _stages(stored) if b.cls.lasting and Trait.CALIBRATION not in b.cls.gives]
+    merged["recipe"] = _pointed(config["recipe"], folder, kept)
+    merged["teacher"] = {**(merged.get("teacher") or {}), "run": None}
+    merged["distillation"] = {}
+    chosen = {**stored.choices, "quantization": "integer", "recipe": "convert",
+              "distillation": ["none"]}  # fmt: skip
+    plan = compose.check(merged, chosen, catalog, trusted)
+    session.train(plan, out, seeds, {"command": "gnnscale convert", "overrides": list(typed)})
+    found = []
+    for seed in seeds:
+        before, after = _trained(stored, seed, folder), _trained(plan, seed, out)
+        about = {"seed": seed, **compared(before, after)}
+        write_json(out / f"seed-{seed}" / "codes.json", about)
+        found.append(about)
+    return out, found
+
+
+def _trained(plan: Plan, seed: int, folder: Path) -> Any:
+    """The finished run of one seed, with its weights."""
+    where = folder / f"seed-{seed}"
+    about = Record.load(where / "record.json").data
+    run = compose.build(plan, seed, where, shape=Shape(about["features"], about["classes"]))
+    compose.take_up(plan, run, where)
+    run.model.eval()
+    return run
+
+
+def compared(before: Any, after: Any) -> dict[str, Any]:
+    """How an integer model's pass over the whole graph differs from that of its fake codes."""
+    seen: list[dict[str, Any]] = []
+    logits = []
+    for run in (before, after):
+        codes: dict[str, Any] = {}
+        hooks = [site.register_forward_hook(partial(_note, codes, name))
+                 for name, site in sites(run.model) if site.role != "weight"]  # fmt: skip
+        everyone = torch.arange(run.data.items)
+        logits.append(run.inference(run.model, run.data, everyone, run.device).float())
+        seen.append(codes)
+        for hook in hooks:
+            hook.remove()
+    apart = torch.zeros(3)
+    for name, ours in seen[1].items():
+        theirs = seen[0].get(name)
+        if theirs is not None and theirs.shape == ours.shape:
+            d = (ours - theirs).abs()
+            apart += torch.stack([(d == 0).sum(), (d == 1).sum(), (d > 1).sum()])
+    share = (apart.double() / apart.sum().clamp(min=1)).tolist()
+    same = logits[0].argmax(1) == logits[1].argmax(1)
+    return {
+        "agree": same.double().mean().item(),
+        "codes": dict(zip(("equal", "one_apart", "more_apart"), share, strict=True)),
+        "logits": (logits[0] - logits[1]).abs().max().item(),
+    }
+
+
+def _note(codes: dict[str, Any], name: str, site: Any, given: Any, out: Any) -> None:
+    """Keep the codes that a site handed on, as whole numbers."""
+    rows = out.rows if isinstance(out, Scaled) else out
+    if isinstance(rows, SparseCodes | SparseRows) or name in codes:
+        return
+    values = rows.values() if isinstance(rows, Coded) else rows
+    codes[name] = (values / site.quantizer.grid.scale).round()
+
+
 # -- re-scoring ---------------------------------------------------------------------------------
 
 
@@ -233,9 +330,12 @@ def rescoring(
 
 def _lasting(plan: Plan) -> list[Any]:
     """The stages of a recipe that alter how a finished run predicts."""
-    nodes = plan.config["recipe"]["stages"]
-    return [n for n, b in zip(nodes, plan.parts["recipe"], strict=True)
-            if getattr(b.cls, "lasting", False)]  # fmt: skip
+    return [node for node, bound in _stages(plan) if bound.cls.lasting]
+
+
+def _stages(plan: Plan) -> list[tuple[Any, Any]]:
+    """A recipe's stages: what was typed, and the bound option."""
+    return list(zip(plan.config["recipe"]["stages"], plan.parts["recipe"], strict=True))
 
 
 def _pointed(recipe: Mapping[str, Any], folder: Path, between: list[Any]) -> dict[str, Any]:

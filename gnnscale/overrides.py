@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from gnnscale.catalog import Catalog, user_folders
 from gnnscale.core.errors import UsageError, closest, unknown
 
-VERBS = ("train", "check", "list", "predict", "bench", "report", "reproduce", "doctor",
+VERBS = ("train", "check", "list", "predict", "convert", "bench", "report", "reproduce", "doctor",
          "completion")  # fmt: skip
 HIDDEN = "_complete"
 ALIASES = {

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import flop_registry
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.watch import watched
 from gnnscale.core.sparse import SparseRows
+from gnnscale.stage.evaluate import parameter_count
 
 ELSEWHERE = "elsewhere"
 """What happens in no layer."""
@@ -191,7 +192,7 @@ def table(model: nn.Module, layers: dict[str, Layer], model_bytes: int) -> dict[
     ]  # fmt: skip
     dense, message = sum(v.dense_macs for v in shown), sum(v.message_macs for v in shown)
     return {
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": parameter_count(model),
         "bytes": model_bytes,
         "macs": dense + message,
         "dense_macs": dense,

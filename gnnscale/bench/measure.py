@@ -123,8 +123,8 @@ class Session:
         forward()
         layers = cost.count(run.model, forward)
         line = None
-        fake = any(site.quantizer is not None for _, site in sites(run.model))
-        if self.settings.roofline and self.settings.workloads and not fake:
+        plain = all(site.quantizer is None for _, site in sites(run.model))
+        if self.settings.roofline and self.settings.workloads and plain:
             cost.clock(run.model, forward, layers, run.device)
             line = roofline(layers, Machine(run.device))
         return cost.table(run.model, layers, model_bytes(run.model)), line

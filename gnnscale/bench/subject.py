@@ -12,7 +12,7 @@ from gnnscale.compose import Plan
 from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError
 from gnnscale.core.record import Record
-from gnnscale.core.site import sites
+from gnnscale.core.site import fake
 from gnnscale.core.traits import Trait
 from gnnscale.lattice import given
 from gnnscale.stage.teacher import kept
@@ -128,12 +128,13 @@ def build(origin: Origin, scratch: Path, name: str | None = None) -> Subject:
 
 def refuse_fake(subject: Subject) -> None:
     """Raise UsageError for a model whose speed is not its own."""
-    if any(site.quantizer is not None for _, site in sites(subject.run.model)):
+    if fake(subject.run.model):
         option = subject.plan.choices.get("quantization")
         raise UsageError(
             f"quantization={option}: fake quantization runs float kernels, so its latency would "
-            "be no integer model's; measure the float composition with quantization=none, or only "
-            "count parameters, bytes and multiply-accumulates with bench.workloads=[]"
+            "be no integer model's; convert the run (gnnscale convert run=FOLDER), measure the "
+            "float composition with quantization=none, or only count parameters, bytes and "
+            "multiply-accumulates with bench.workloads=[]"
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from gnnscale.core import ops
 from gnnscale.core.ops import full
 from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.core.ops.coded import Coded
 from gnnscale.core.ops.dropout import dropout
 from gnnscale.core.ops.fused import Factors, several
 
@@ -45,7 +46,7 @@ class Scaled:
     Quantizers that code the product of a message and its factor leave integers to be summed.
     """
 
-    def __init__(self, rows: Tensor):
+    def __init__(self, rows: Any):
         self.rows = rows
 
 
@@ -131,7 +132,12 @@ class Hop:
 
     def _in_one_pass(self, m: Any, names: tuple[str, ...]) -> bool:
         wanted = set(names)
-        if not wanted & TOGETHER or wanted & self.own or not wanted <= set(AGGREGATORS):
+        if (
+            isinstance(m, Coded)
+            or not wanted & TOGETHER
+            or wanted & self.own
+            or not wanted <= set(AGGREGATORS)
+        ):
             return False
         learned = any(f is not None and f.requires_grad for f in self._factors())
         return m.dim() == 2 and not learned and ops.fuses(m.device)
@@ -239,4 +245,8 @@ class Hop:
 def _messages(message: Callable[[Any], Any], h: Any) -> Any:
     """message(h) in at least float32."""
     m = message(h)
-    return Scaled(full(m.rows)) if isinstance(m, Scaled) else full(m)
+    if isinstance(m, Coded):
+        return m
+    if isinstance(m, Scaled):
+        return m if isinstance(m.rows, Coded) else Scaled(full(m.rows))
+    return full(m)

@@ -17,7 +17,8 @@ class Record:
     time_s: {prepare, epoch_median, evaluate_median, total, phases: {name: seconds}}.
     latency_ms: {p50, p95, n} of a full inference pass, or null with a reason in ``notes``.
     memory_mib: {rss_peak, cuda_peak, phase, source, phases: {name: MiB}}.
-    model_bytes: parameters at the width they would be stored in.
+    model_bytes: parameters at the width they would be stored in. sites: {name: bits} of sites with
+    codes.
     """
 
     config: dict[str, Any]
@@ -32,6 +33,7 @@ class Record:
     choices: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    sites: dict[str, int] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def save(self, path: Path) -> None:

@@ -72,6 +72,12 @@ def _sparse(x: SparseRows, w: Tensor, bias: Tensor | None) -> Tensor:
     return z if bias is None else z + bias
 
 
+def fake(model: nn.Module) -> bool:
+    """Whether float kernels stand in for the integers of some site: then no time is the model's."""
+    filled = (site.quantizer for _, site in sites(model) if site.quantizer is not None)
+    return any(not getattr(quantizer, "integer", False) for quantizer in filled)
+
+
 def sites(model: nn.Module) -> Iterator[tuple[str, Site]]:
     """Every site of a model with its dotted name, in order."""
     return ((name, m) for name, m in model.named_modules() if isinstance(m, Site))

@@ -6,7 +6,7 @@ import torch
 from gnnscale.core.data import GraphData
 from gnnscale.core.environment import environment
 from gnnscale.core.record import Record
-from gnnscale.core.site import sites
+from gnnscale.core.site import fake, sites
 from gnnscale.core.values import NonNegative
 from gnnscale.stage._base import Stage
 from gnnscale.train.loop import Run
@@ -58,8 +58,9 @@ class Evaluate(Stage):
             time_s=run.meter.times(),
             latency_ms=latency,
             memory_mib=run.meter.memory(),
-            parameters=sum(p.numel() for p in run.model.parameters()),
+            parameters=parameter_count(run.model),
             model_bytes=model_bytes(run.model),
+            sites=widths(run.model),
             environment=environment(run.device, run.hardware.threads),
             data={
                 "name": run.data.name,
@@ -88,7 +89,7 @@ class Evaluate(Stage):
 
     def latency(self, run: Run, rows: torch.Tensor) -> dict | None:
         """Percentiles of full inference passes, or None for a model whose speed is not its own."""
-        if any(site.quantizer is not None for _, site in sites(run.model)):
+        if fake(run.model):
             run.notes.append("latency_ms: not measured, fake quantization runs float kernels")
             return None
         passes: list[float] = []
@@ -101,12 +102,29 @@ class Evaluate(Stage):
         return {"p50": float(p50), "p95": float(p95), "n": len(passes)}
 
 
+def widths(model: torch.nn.Module) -> dict[str, int]:
+    """Bits of every site that holds codes, by its name."""
+    filled = ((name, getattr(site.quantizer, "bits", None)) for name, site in sites(model))
+    return {name: bits for name, bits in filled if bits is not None}
+
+
+def parameter_count(model: torch.nn.Module) -> int:
+    """Numbers that were learned, those among them that are codes by now included."""
+    codes = sum(getattr(site.quantizer, "entries", 0) for _, site in sites(model))
+    return codes + sum(p.numel() for p in model.parameters())
+
+
 def model_bytes(model: torch.nn.Module) -> int:
-    """Bytes of the parameters as they would be stored: weights of a filled site at its width."""
+    """Bytes of the parameters as they are stored: codes with their scales where they are codes,
+    weights of a site with fake quantization at the width that they would have.
+    """
     bits = {name: 8 * p.element_size() for name, p in model.named_parameters()}
+    stored = 0
     for name, site in sites(model):
-        if site.role == "weight" and hasattr(site.quantizer, "bits"):
+        if getattr(site.quantizer, "integer", False):
+            stored += sum(b.numel() * b.element_size() for b in site.quantizer.buffers())
+        elif site.role == "weight" and hasattr(site.quantizer, "bits"):
             owner = name.rpartition(".")[0]
             bits[f"{owner}.{site.of}" if owner else site.of] = site.quantizer.bits
     sizes = {name: p.numel() for name, p in model.named_parameters()}
-    return -(-sum(sizes[name] * width for name, width in bits.items()) // 8)
+    return stored - (-sum(sizes[name] * width for name, width in bits.items()) // 8)

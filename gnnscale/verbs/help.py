@@ -10,6 +10,7 @@ gnnscale {version}: train, compress, measure and compare efficient graph neural 
   gnnscale check  [group=option ...] [key=value ...]   validate a composition without loading data
   gnnscale list   [group]                              groups, options, presets, papers
   gnnscale predict run=FOLDER [seed=K] [out=FILE.csv]  class probabilities of every node
+  gnnscale convert run=FOLDER [out=FOLDER]             integer model of a quantized run
   gnnscale bench  [run=FOLDER | group=option ...]      latency, memory, cost, distance from the
       [bench=quick] [--vs ...] [peer=dgl|pyg]          machine's bounds; gnnscale bench --help
   gnnscale report [folder ...] [--out report.html]     mean ± std tables and figures of runs

@@ -271,9 +271,16 @@ def test_refusals():
         HighOrder(Shape(5, 3), hidden=9, heads=2)
 
 
-@pytest.mark.parametrize("change", [{"heads": 2}, {"jumping": "concat"}, {"orders": [2, 0]}],
-                         ids=str)  # fmt: skip
-@pytest.mark.parametrize("sampler", ["saint_edge", "shadow", "neighbor", "gttf"])
+@pytest.mark.parametrize(
+    ("sampler", "change"),
+    [
+        ("saint_edge", {"heads": 2}),
+        ("shadow", {"jumping": "concat"}),
+        ("neighbor", {"orders": [2, 0]}),
+        ("gttf", {"heads": 2}),
+    ],
+    ids=str,
+)
 def test_trains_under(sampler, change, tmp_path):
     pool = {"readout": "max"} if sampler == "shadow" else {}
     (record,) = train(

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from gnnscale.core.errors import UsageError, unknown
 from gnnscale.core.ops import dgl_kernels, numba_kernels, torch_kernels
 from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.core.ops.coded import Coded
 from gnnscale.core.ops.watch import tell
 
 BACKENDS: dict[str, ModuleType] = {
@@ -132,6 +133,8 @@ class _Additive(torch.autograd.Function):
 
 def full(x: Tensor) -> Tensor:
     """At least float32: sums over thousands of neighbours are not taken in half precision."""
+    if isinstance(x, Coded):
+        return x.values()
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
@@ -141,6 +144,8 @@ def total(adj: Adjacency, x: Tensor, weight: Tensor | None = None) -> Tensor:
     Shapes: x [n_src, D], weight None or [E] -> [n_dst, D]; x [n_src, H, D], weight [E, H] ->
     [n_dst, H, D]. Destinations without in-edges get 0.
     """
+    if isinstance(x, Coded) and weight is None and (found := x.total(adj)) is not None:
+        return found
     x = full(x)
     weight = weight if weight is None else full(weight)
     tell("total", adj, x[0].numel() if len(x) else 0, weight is not None)
@@ -157,6 +162,8 @@ def extreme(adj: Adjacency, x: Tensor, sign: int) -> Tensor:
 
     Shapes: x [n_src, D] -> [n_dst, D]. The gradient goes to one edge per value.
     """
+    if isinstance(x, Coded) and (found := x.extreme(adj, sign)) is not None:
+        return found
     tell("extreme", adj, x.shape[1])
     return _Extreme.apply(adj, full(x), sign)
 

@@ -1,0 +1,609 @@
+"""Matrices that integer inference holds as codes, and what is still to be done to them.
+
+A layer's own code runs on them unchanged: products and sums of codes are integers, biases, norms
+and rectifiers are noted, and when a site asks for codes again everything that was noted is done in
+one pass over the integers. Whatever has no integer form gets the float32 values instead. The
+results are those of fake quantization: the same numbers in the same order of operations, where
+float32 holds the sums exactly (below 2^24) and scales are powers of two, bit for bit.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gnnscale.core.compiled import compiled
+from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.core.ops.codes import Grid, fma
+
+ROWS = 2048
+"""Of integers that are made and used up at once, so that they stay in the cache."""
+LANES = 16
+"""Codes that are added up at once."""
+EXACT = 1 << 24
+"""Whole numbers below it are floats in every order of summation."""
+SCALE, SHIFT, TIMES, OVER, RELU, OWN, ADD = range(7)
+"""Steps: v * column, v + column, v * row, v / row, max(v, 0), v + own row r, v + extra."""
+
+
+@compiled(parallel=True)
+def _finish(
+    block, start, scale, zero, kinds, columns, rows, own, own_scale, own_zero, extra,
+    encodes, inverse, z, first, last, offset, out,
+):  # fmt: skip
+    """(block - zero) scale, then the steps, then its code less ``offset``, or its value."""
+    n, width = len(block), out.shape[1]  # a block may be wider
+    chunks = (n + 63) // 64
+    for chunk in numba.prange(chunks):
+        v = np.empty(width, np.float32)
+        for i in range(chunk * 64, min(n, chunk * 64 + 64)):
+            given, put, at = block[i], out[start + i], start + i
+            for c in range(width):
+                v[c] = (np.float32(given[c]) - zero[c]) * scale[c]
+            for s in range(len(kinds)):
+                kind = kinds[s]
+                if kind == SCALE:
+                    column = columns[s]
+                    for c in range(width):
+                        v[c] *= column[c]
+                elif kind == SHIFT:
+                    column = columns[s]
+                    for c in range(width):
+                        v[c] += column[c]
+                elif kind == TIMES:
+                    r = rows[s, at]
+                    for c in range(width):
+                        v[c] *= r
+                elif kind == OVER:
+                    r = rows[s, at]
+                    for c in range(width):
+                        v[c] /= r
+                elif kind == RELU:
+                    for c in range(width):
+                        v[c] = max(v[c], np.float32(0))
+                elif kind == OWN:
+                    r, mine = rows[s, at], own[at]
+                    for c in range(width):
+                        v[c] = fma((np.float32(mine[c]) - own_zero) * own_scale, r, v[c])
+                else:
+                    more = extra[at]
+                    for c in range(width):
+                        v[c] += more[c]
+            if encodes:
+                for c in range(width):
+                    code = np.rint(fma(v[c], inverse, z))
+                    code = first if code < first else (last if code > last else code)
+                    put[c] = np.int32(code) - offset
+            else:
+                for c in range(width):
+                    put[c] = v[c]
+
+
+@compiled(parallel=True)
+def _sums(indptr, indices, q, zero, start, out):
+    """out_i = sum over in-edges j -> start + i of (q_j - zero), exactly."""
+    n, width = out.shape
+    chunks = (n + 63) // 64
+    for chunk in numba.prange(chunks):
+        # 256 codes of 8 bits fit 16: half as many bytes to add as in 32
+        total, part = np.empty(width, np.int32), np.empty(width, np.int16)
+        for i in range(chunk * 64, min(n, chunk * 64 + 64)):
+            e, end = indptr[start + i], indptr[start + i + 1]
+            total[:] = -zero * (end - e)
+            while e < end:
+                stop = min(e + 256, end)
+                part[:] = 0
+                while e < stop:
+                    row = q[indices[e]]
+                    for c in range(width):
+                        part[c] += row[c]
+                    e += 1
+                for c in range(width):
+                    total[c] += part[c]
+            out[i] = total
+
+
+@compiled(parallel=True)
+def _weighted(indptr, indices, q, zero, weight, start, out):
+    """out_i = sum over in-edges of weight_e (q_j - zero); one weight per edge and head."""
+    n, heads, width = out.shape
+    chunks = (n + 63) // 64
+    for chunk in numba.prange(chunks):
+        for i in range(chunk * 64, min(n, chunk * 64 + 64)):
+            put = out[i]
+            put[:] = 0
+            for e in range(indptr[start + i], indptr[start + i + 1]):
+                row = q[indices[e]]
+                for h in range(heads):
+                    w, given, sums = weight[e, h], row[h], put[h]
+                    for c in range(width):
+                        sums[c] += w * (np.float32(given[c]) - zero)
+
+
+@compiled(parallel=True)
+def _extremes(indptr, indices, q, sign, empty, out):
+    """The largest (sign 1) or smallest code over the in-edges; ``empty`` where there are none."""
+    n, width = out.shape
+    chunks = (n + 63) // 64
+    for chunk in numba.prange(chunks):
+        for i in range(chunk * 64, min(n, chunk * 64 + 64)):
+            put, begin, end = out[i], indptr[i], indptr[i + 1]
+            if begin == end:
+                put[:] = empty
+                continue
+            put[:] = q[indices[begin]]
+            for e in range(begin + 1, end):
+                row = q[indices[e]]
+                if sign > 0:
+                    for c in range(width):
+                        put[c] = max(put[c], row[c])
+                else:
+                    for c in range(width):
+                        put[c] = min(put[c], row[c])
+
+
+@compiled(parallel=True)
+def _sparse_product(indptr, indices, values, w, start, out):
+    """out_i = sum over entries of row start + i of value_e w[column_e], in 32 bits."""
+    n, width = out.shape
+    chunks = (n + 15) // 16
+    for chunk in numba.prange(chunks):
+        for i in range(chunk * 16, min(n, chunk * 16 + 16)):
+            put = out[i]
+            put[:] = 0
+            for e in range(indptr[start + i], indptr[start + i + 1]):
+                value, row = np.int32(values[e]), w[indices[e]]
+                for c in range(width):
+                    put[c] += value * np.int32(row[c])
+
+
+class Codes:
+    """Integers q [n, D] in 8 bits, or float32 values, that stand for (q - zero) scale.
+
+    scale: [] , or [D] per column (``axis`` 1) or [n] per row (0). zero: the same, whole numbers.
+    """
+
+    def __init__(self, q: Tensor, scale: Tensor, zero: Tensor, axis: int = 1):
+        self.q, self.scale, self.zero, self.axis = q, scale, zero, axis
+
+    @property
+    def shape(self) -> torch.Size:
+        """[n, D]."""
+        return self.q.shape
+
+    @cached_property
+    def T(self) -> "Codes":
+        """The transposed matrix."""
+        return Codes(self.q.T, self.scale, self.zero, 1 - self.axis)
+
+    def __getitem__(self, rows: Any) -> "Codes":
+        scale, zero = self.scale, self.zero
+        if self.axis == 0 and scale.dim():
+            scale, zero = scale[rows], zero[rows]
+        return Codes(self.q[rows], scale, zero, self.axis)
+
+    @cached_property
+    def centred(self) -> Tensor:
+        """q - zero as float32 [n, D]: of weights, made once."""
+        zero = self.zero
+        if zero.dim():
+            zero = zero.unsqueeze(1 - self.axis)
+        return (self.q.float() - zero).contiguous()
+
+    @cached_property
+    def packed(self) -> tuple[Tensor, Tensor]:
+        """q and its columns' sums in 32 bits: of weights, made once."""
+        return self.q.contiguous(), self.q.sum(0, dtype=torch.int32)
+
+    @cached_property
+    def reach(self) -> int:
+        """The largest |q - zero|."""
+        return int(self.centred.abs().max()) if self.q.numel() else 0
+
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """All rows at once: (first row, integers)."""
+        yield 0, self.q
+
+
+class Product:
+    """x w of codes: whole numbers, by blocks of rows. x [n, K], w [K, D] -> [n, D]."""
+
+    def __init__(self, x: "Codes | SparseCodes", w: Codes):
+        self.x, self.w = x, w
+        self.scale, self.zero, self.axis = x.scale * w.scale, torch.zeros(()), 1
+
+    @property
+    def shape(self) -> torch.Size:
+        """[n, D]."""
+        return torch.Size((self.x.shape[0], self.w.shape[1]))
+
+    def __getitem__(self, rows: Any) -> "Product":
+        return Product(self.x[rows], self.w)
+
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """(first row, integers), of type int32, or float32 where those are exact."""
+        if isinstance(self.x, SparseCodes):
+            yield from self.x.times(self.w)
+            return
+        q, zero = self.x.q, int(self.x.zero)
+        native = fast_int_mm() and not self.w.zero.any()
+        for at in range(0, len(q), ROWS):
+            part = q[at : at + ROWS]
+            if native:
+                w, sums = self.w.packed
+                yield at, torch._int_mm(part.contiguous(), w).sub_(sums, alpha=zero)
+            else:
+                yield at, self._by_floats(part.float().sub_(zero))
+
+    def _by_floats(self, x: Tensor) -> Tensor:
+        w = self.w.centred
+        step = max(1, (EXACT - 1) // (255 * max(self.w.reach, 1)))
+        if len(w) <= step:
+            return x @ w
+        total = torch.zeros(len(x), w.shape[1], dtype=torch.int32)
+        for k in range(0, len(w), step):
+            total += (x[:, k : k + step] @ w[k : k + step]).int()
+        return total
+
+
+class Sum:
+    """Sums of codes over the in-edges of every destination: whole numbers, by blocks of rows."""
+
+    def __init__(self, graph: Adjacency, x: Codes):
+        self.graph, self.x = graph, x
+        self.scale, self.zero, self.axis = x.scale, torch.zeros(()), 1
+
+    @property
+    def shape(self) -> torch.Size:
+        """[n_dst, D]."""
+        return torch.Size((self.graph.n_dst, self.x.shape[1]))
+
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """(first row, int32), each in the place of the one before."""
+        indptr, indices = self.graph.indptr.numpy(), self.graph.indices.numpy()
+        n, width = self.shape
+        wide = -(-width // LANES) * LANES  # loops over whole vectors only
+        q, zero = F.pad(self.x.q, (0, wide - width)).contiguous().numpy(), int(self.x.zero)
+        room = torch.empty(min(n, ROWS), wide, dtype=torch.int32)
+        for at in range(0, n, ROWS):
+            out = room[: min(ROWS, n - at)]
+            _sums(indptr, indices, q, zero, at, out.numpy())
+            yield at, out
+
+
+class SparseCodes:
+    """Codes of sparse rows less the code of 0: whole numbers where something is stored.
+
+    pattern: rows and columns. values: [nnz] int16, code - zero. scale: [].
+    """
+
+    def __init__(self, pattern: Adjacency, values: Tensor, scale: Tensor, rows: Any):
+        self.pattern, self.values, self.scale, self.rows = pattern, values, scale, rows
+        self.shape = torch.Size((pattern.n_dst, pattern.n_src))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __matmul__(self, w: Any) -> "Coded | Tensor":
+        """Codes by codes are integers; others are made float32."""
+        if isinstance(w, Coded) and w.plain is not None and w.plain.axis == 1:
+            return Coded(Product(self, w.plain))
+        return self.values_() @ (w.values() if isinstance(w, Coded) else w)
+
+    def __getitem__(self, ids: Any) -> "SparseCodes":
+        part = self.rows.of(self.pattern, self.values)[ids]
+        return SparseCodes(part.rows, part.values, self.scale, self.rows)
+
+    def values_(self) -> Any:
+        """Sparse rows of float32 values."""
+        return self.rows.of(self.pattern, self.values.float() * self.scale)
+
+    def dense(self) -> Tensor:
+        """The float32 matrix."""
+        return self.values_().dense()
+
+    def times(self, w: Codes) -> Iterator[tuple[int, Tensor]]:
+        """(first row, int32) of the product with weights whose zero is 0, or as float32."""
+        indptr, indices = self.pattern.indptr.numpy(), self.pattern.indices.numpy()
+        table = (w.packed[0] if not w.zero.any() else w.centred.to(torch.int16)).numpy()
+        for at in range(0, len(self), ROWS):
+            out = torch.empty(min(ROWS, len(self) - at), w.shape[1], dtype=torch.int32)
+            _sparse_product(indptr, indices, self.values.numpy(), table, at, out.numpy())
+            yield at, out
+
+
+Source = Codes | Product | Sum
+Step = tuple[int, Any]
+
+
+class Coded:
+    """A float32 matrix [n, D] as integers, their scale, and steps that are still to be taken."""
+
+    dtype = torch.float32
+    device = torch.device("cpu")
+    requires_grad = False
+
+    def __init__(self, source: Source, steps: tuple[Step, ...] = ()):
+        self.source, self.steps = source, steps
+        self._values: Tensor | None = None
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Coded":
+        """Float32 values."""
+        return cls(Codes(x.contiguous(), torch.ones(()), torch.zeros(())))
+
+    # -- what a tensor answers --------------------------------------------------------------------
+
+    @property
+    def shape(self) -> torch.Size:
+        """[n, D]."""
+        return self.source.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def dim(self) -> int:
+        """Two."""
+        return 2
+
+    def __repr__(self) -> str:
+        return f"Coded({list(self.shape)}, {type(self.source).__name__}, {len(self.steps)} steps)"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.values(), name)
+
+    @property
+    def plain(self) -> Codes | None:
+        """The codes, if there is nothing else: no float values, no steps."""
+        codes = isinstance(self.source, Codes) and self.source.q.dtype == torch.int8
+        return self.source if codes and not self.steps else None  # type: ignore[return-value]
+
+    @property
+    def T(self) -> Any:
+        """The transposed matrix."""
+        return self.values().T if self.plain is None else Coded(self.plain.T)
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Itself, where it stays what it is."""
+        wanted = [*args, *kwargs.values()]
+        same = all(w in (self.dtype, self.device, "cpu") for w in wanted)
+        return self if same else self.values().to(*args, **kwargs)
+
+    def float(self) -> "Coded":
+        """It is."""
+        return self
+
+    def detach(self) -> "Coded":
+        """It has no gradient."""
+        return self
+
+    def contiguous(self) -> "Coded":
+        """It is."""
+        return self
+
+    def relu(self) -> "Coded":
+        """max(x, 0)."""
+        return self.then(RELU, None)
+
+    # -- steps ------------------------------------------------------------------------------------
+
+    def then(self, kind: int, operand: Any) -> "Coded":
+        """With one more step to be taken."""
+        return Coded(self.source, (*self.steps, (kind, operand)))
+
+    def _operand(self, other: Any) -> tuple[str, Any]:
+        """How an operand spreads over the matrix: column, row, all or no."""
+        if isinstance(other, int | float):
+            return "column", torch.full((self.shape[1],), float(other))
+        if isinstance(other, Coded):
+            return ("all", other) if other.shape == self.shape else ("no", other)
+        if not isinstance(other, Tensor) or other.dtype != torch.float32:
+            return "no", other
+        size = other.shape
+        if other.numel() == 1:
+            return "column", other.detach().reshape(1).expand(self.shape[1])
+        if size in ((self.shape[1],), (1, self.shape[1])):
+            return "column", other.detach().reshape(-1)
+        if size == (self.shape[0], 1):
+            return "row", other.detach().reshape(-1)
+        return ("all", other.detach()) if size == self.shape else ("no", other)
+
+    def __add__(self, other: Any) -> Any:
+        how, operand = self._operand(other)
+        if how == "column":
+            return self.then(SHIFT, operand)
+        if how == "all" and all(kind != ADD for kind, _ in self.steps):
+            return self.then(ADD, operand.values() if isinstance(operand, Coded) else operand)
+        return self.values() + _plain(other)
+
+    __radd__ = __add__
+
+    def __mul__(self, other: Any) -> Any:
+        how, operand = self._operand(other)
+        if how in ("column", "row"):
+            return self.then(SCALE if how == "column" else TIMES, operand)
+        return self.values() * _plain(other)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Any:
+        how, operand = self._operand(other)
+        return self.then(OVER, operand) if how == "row" else self.values() / _plain(other)
+
+    def __sub__(self, other: Any) -> Any:
+        return self.values() - _plain(other)
+
+    def __matmul__(self, other: Any) -> Any:
+        x, w = self.plain, other.plain if isinstance(other, Coded) else None
+        if x is not None and w is not None and not x.scale.dim() and w.axis == 1:
+            return Coded(Product(x, w))
+        return self.values() @ _plain(other)
+
+    def __rmatmul__(self, other: Any) -> Any:
+        return other @ self.values()
+
+    def __getitem__(self, rows: Any) -> Any:
+        by_row = isinstance(rows, slice) or (isinstance(rows, Tensor) and rows.dim() == 1)
+        if not by_row or isinstance(self.source, Sum):
+            return self.values()[rows]
+        steps: list[Step] = []
+        for kind, operand in self.steps:
+            if kind in (TIMES, OVER, ADD):
+                operand = operand[rows]
+            elif kind == OWN:
+                operand = (operand[0][rows], operand[1][rows])
+            steps.append((kind, operand))
+        return Coded(self.source[rows], tuple(steps))
+
+    # -- integers to integers, or to floats -------------------------------------------------------
+
+    def total(self, graph: Adjacency) -> "Coded | None":
+        """Sums of codes over in-edges; None if it is no codes. [n_src, D] -> [n_dst, D]."""
+        x = self.plain
+        if x is not None and not x.scale.dim():
+            return Coded(Sum(graph, x))
+        return None
+
+    def extreme(self, graph: Adjacency, sign: int) -> "Coded | None":
+        """Largest or smallest codes, which are those of the largest or smallest values; or None."""
+        x = self.plain
+        if x is None or x.scale.dim():
+            return None
+        out = torch.empty(graph.n_dst, x.shape[1], dtype=torch.int8)
+        _extremes(graph.indptr.numpy(), graph.indices.numpy(), x.q.contiguous().numpy(), sign,
+                  np.int8(int(x.zero)), out.numpy())  # fmt: skip
+        return Coded(Codes(out, x.scale, x.zero))
+
+    def encode(self, grid: Grid) -> "Coded":
+        """The codes of the values, in 8 bits. grid: one scale for all."""
+        offset = 128 if grid.last > 127 else 0
+        out = torch.empty(self.shape, dtype=torch.int8)
+        self._run(out, grid, offset)
+        return Coded(Codes(out, grid.scale, grid.zero - offset))
+
+    def values(self) -> Tensor:
+        """The float32 matrix."""
+        if self._values is None:
+            source = self.source
+            if isinstance(source, Codes) and not self.steps and source.axis == 0:
+                self._values = (source.centred.T * source.scale).T
+            elif isinstance(source, Codes) and not self.steps and source.q.dtype == torch.float32:
+                self._values = source.q
+            else:
+                self._values = torch.empty(self.shape)
+                self._run(self._values, None, 0)
+        return self._values
+
+    def _run(self, out: Tensor, grid: Grid | None, offset: int) -> None:
+        source, (n, width) = self.source, self.shape
+        kinds = np.array([kind for kind, _ in self.steps], np.int64)
+        columns = np.zeros((len(kinds), width), np.float32)
+        rows = np.zeros((len(kinds), n), np.float32)
+        own, own_scale, own_zero = np.zeros((0, width), np.int8), 1.0, 0.0
+        extra = np.zeros((0, width), np.float32)
+        for s, (kind, operand) in enumerate(self.steps):
+            if kind in (SCALE, SHIFT):
+                columns[s] = operand.numpy()
+            elif kind in (TIMES, OVER):
+                rows[s] = operand.numpy()
+            elif kind == OWN:
+                codes, rows[s] = operand[0], operand[1].numpy()
+                own, own_scale, own_zero = codes.q.numpy(), float(codes.scale), float(codes.zero)
+            elif kind == ADD:
+                extra = np.ascontiguousarray(operand.numpy())
+        single = np.float32
+        scale = source.scale.expand(width).contiguous().numpy()
+        zero = source.zero.float().expand(width).contiguous().numpy()
+        code = (single(1), single(0), single(0), single(0))
+        if grid is not None:
+            inverse = grid.scale.reciprocal()
+            code = (single(inverse), single(grid.zero), single(grid.first), single(grid.last))
+        for start, block in source.blocks():
+            _finish(block.contiguous().numpy(), start, scale, zero, kinds, columns, rows, own,
+                    single(own_scale), single(own_zero), extra, grid is not None, *code, offset,
+                    out.numpy())  # fmt: skip
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        """Torch's functions: those that leave integers, all others on the float32 values."""
+        kwargs = kwargs or {}
+        handler = HANDLED.get(function)
+        found = NotImplemented if handler is None else handler(*args, **kwargs)
+        if found is not NotImplemented:
+            return found
+        return function(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
+
+
+def _plain(value: Any) -> Any:
+    """Float32 values in place of codes, also in lists of them."""
+    if isinstance(value, Coded):
+        return value.values()
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(v) for v in value)
+    return value
+
+
+def _relu(x: Any, inplace: bool = False) -> Any:
+    return x.relu()
+
+
+def _batch_norm(x, mean, variance, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+    if training or not isinstance(x, Coded) or mean is None:
+        return NotImplemented
+    scale = (variance + eps).rsqrt() * (1.0 if weight is None else weight)
+    shift = -mean * scale + (0.0 if bias is None else bias)
+    return x.then(SCALE, scale.detach()).then(SHIFT, shift.detach())
+
+
+def _addcmul(x, one, other, *, value=1):
+    """x + own r, with own codes and a factor per row."""
+    if not (isinstance(x, Coded) and isinstance(one, Coded) and value == 1):
+        return NotImplemented
+    codes = one.plain
+    how, operand = x._operand(other)
+    if codes is None or codes.scale.dim() or how != "row" or codes.shape != x.shape:
+        return NotImplemented
+    if any(kind == OWN for kind, _ in x.steps):
+        return NotImplemented
+    return x.then(OWN, (codes, operand))
+
+
+HANDLED: dict[Any, Callable[..., Any]] = {
+    F.relu: _relu,
+    torch.relu: _relu,
+    F.batch_norm: _batch_norm,
+    torch.addcmul: _addcmul,
+    torch.Tensor.add: lambda a, b: b + a if isinstance(b, Coded) else NotImplemented,
+    torch.add: lambda a, b: a + b if isinstance(a, Coded) else b + a,
+    torch.Tensor.mul: lambda a, b: b * a if isinstance(b, Coded) else NotImplemented,
+    torch.mul: lambda a, b: a * b if isinstance(a, Coded) else b * a,
+}
+
+
+@cache
+def fast_int_mm() -> bool:
+    """Whether torch's integer product beats a float32 product of the same numbers here.
+
+    It does with VNNI or AMX; without them it is twenty times slower. Both are exact.
+    """
+    x, w = torch.ones(512, 256, dtype=torch.int8), torch.ones(256, 64, dtype=torch.int8)
+    y, v = x.float(), w.float()
+
+    def seconds(run: Callable[[], Any]) -> float:
+        run()
+        times = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    return seconds(lambda: torch._int_mm(x, w)) < seconds(lambda: y @ v)

@@ -1,0 +1,204 @@
+"""Integer products and sums against 64 bits, and everything else against its float form."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gnnscale.core import ops
+from gnnscale.core.ops import coded
+from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.core.ops.coded import Coded, Codes
+from gnnscale.core.ops.codes import Grid, fake
+from gnnscale.core.sparse import SparseRows
+
+DRAW = torch.Generator()
+
+
+def codes(*size, low=-128, high=127, scale=2.0**-4, zero=0, axis=1, channels=False):
+    q = torch.randint(low, high + 1, size, generator=DRAW.manual_seed(sum(size))).to(torch.int8)
+    n = size[axis]
+    s = (
+        scale * 2.0 ** torch.randint(-2, 3, (n,), generator=DRAW)
+        if channels
+        else torch.tensor(scale)
+    )
+    z = torch.full((n,), float(zero)) if channels else torch.tensor(float(zero))
+    return Codes(q, s, z, axis)
+
+
+def whole(x: Codes) -> torch.Tensor:
+    zero = x.zero.unsqueeze(1 - x.axis) if x.zero.dim() else x.zero
+    return x.q.long() - zero.long()
+
+
+def real(x: Codes) -> torch.Tensor:
+    scale = x.scale.unsqueeze(1 - x.axis) if x.scale.dim() else x.scale
+    return whole(x).float() * scale
+
+
+def random_graph(n, edges, seed=0):
+    src, dst = torch.randint(0, n, (2, edges), generator=DRAW.manual_seed(seed))
+    return Adjacency.from_edges(src, dst, n)
+
+
+def grid(scale=2.0**-3, zero=37, last=255):
+    return Grid(torch.tensor(scale), torch.tensor(float(zero)), 0, last)
+
+
+@pytest.fixture(params=["int_mm", "floats"])
+def product(request, monkeypatch):
+    monkeypatch.setattr(coded, "fast_int_mm", lambda: request.param == "int_mm")
+
+
+# -- accumulators ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "size", [(5, 7, 3), (3000, 40, 16), (70, 1433, 33), (4, 9000, 2), (0, 5, 3)]
+)
+@pytest.mark.parametrize(("zero", "channels"), [(0, False), (-128, True), (55, False)])
+def test_products_are_those_of_64_bits(product, size, zero, channels):
+    n, k, d = size
+    x = codes(n, k, zero=zero, high=100)
+    w = codes(k, d, channels=channels)
+    want = whole(x) @ whole(w)
+    got = torch.cat([b for _, b in coded.Product(x, w).blocks()] or [torch.zeros(0, d)])
+    assert torch.equal(got.long(), want)
+
+
+def test_products_with_affine_weights_are_those_of_64_bits(product):
+    x, w = codes(300, 600, zero=-128), codes(600, 20, zero=-100, channels=True)
+    got = torch.cat([b for _, b in coded.Product(x, w).blocks()])
+    assert torch.equal(got.long(), whole(x) @ whole(w))
+
+
+@pytest.mark.parametrize("width", [1, 3, 16, 40])
+@pytest.mark.parametrize("zero", [0, -128, 100])
+def test_sums_are_those_of_64_bits(width, zero):
+    graph = random_graph(50, 5000)  # more than 256 in-edges would overflow 16 bits
+    hub = Adjacency.from_edges(torch.arange(3000) % 50, torch.zeros(3000).long(), 50)
+    x = codes(50, width, zero=zero)
+    for adj in (graph, hub, random_graph(50, 0)):
+        want = torch.zeros(50, width).long().index_add_(0, adj.dst.long(), whole(x)[adj.indices])
+        got = torch.cat([b[:, :width].clone() for _, b in coded.Sum(adj, x).blocks()])
+        assert torch.equal(got.long(), want)
+
+
+def test_sums_of_the_largest_codes_do_not_overflow():
+    adj = Adjacency.from_edges(torch.arange(1, 3001), torch.zeros(3000).long(), 3001)
+    for q, zero in ((127, -128.0), (-128, 127.0)):
+        x = Codes(torch.full((3001, 2), q, dtype=torch.int8), torch.ones(()), torch.tensor(zero))
+        first = next(coded.Sum(adj, x).blocks())
+        assert first[1][0, 0] == 3000 * (q - int(zero))
+
+
+@pytest.mark.parametrize("zero_w", [0, -77])
+def test_sparse_products_are_those_of_64_bits(zero_w):
+    x = torch.randn(90, 50, generator=DRAW.manual_seed(1)) * (
+        torch.rand(90, 50, generator=DRAW) < 0.2
+    )
+    rows, w = SparseRows.from_dense(x), codes(50, 9, zero=zero_w)
+    values = torch.randint(-255, 256, rows.values.shape, generator=DRAW).to(torch.int16)
+    sparse = coded.SparseCodes(rows.rows, values, torch.tensor(0.5), SparseRows)
+    got = torch.cat([b for _, b in coded.Product(sparse, w).blocks()])
+    dense = SparseRows.of(rows.rows, values.double()).dense().long()
+    assert torch.equal(got.long(), dense @ whole(w))
+    part = sparse[torch.tensor([3, 80, 3])] @ Coded(w)
+    want = (dense @ whole(w)).float()[[3, 80, 3]] * 0.5 * w.scale
+    assert torch.equal(part.values(), want)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_codes_are_those_of_the_largest_values(sign):
+    adj, x = random_graph(50, 120), codes(50, 6, zero=3)
+    got = ops.extreme(adj, Coded(x), sign)
+    assert isinstance(got, Coded)
+    assert torch.equal(got.values(), ops.extreme(adj, real(x), sign))
+
+
+# -- what stands between ---------------------------------------------------------------------------
+
+
+def steps(x, row, column, norm):
+    """Everything that is noted, on codes or on floats."""
+    y = (x * column + column) * row.unsqueeze(1)
+    y = norm(y.relu())
+    return (y / (1 + row.abs()).unsqueeze(1) + 3 * x) * 2.0 + 1.0
+
+
+@pytest.mark.parametrize("kind", ["codes", "product", "sum", "floats"])
+def test_steps_are_those_of_floats(kind, product):
+    column = torch.randn(12, generator=DRAW.manual_seed(2))
+    row = torch.randn(60, generator=DRAW)
+    norm = nn.BatchNorm1d(12).eval()
+    norm.running_mean.uniform_(-1, 1)
+    norm.running_var.uniform_(0.5, 2)
+    x, w, adj = codes(60, 12, zero=5), codes(12, 12), random_graph(60, 300)
+    made = {
+        "codes": (Coded(x), real(x)),
+        "product": (Coded(x) @ Coded(w), real(x) @ real(w)),
+        "sum": (ops.total(adj, Coded(x)), ops.total(adj, real(x))),
+        "floats": (Coded.of(real(x)), real(x)),
+    }
+    ours, theirs = made[kind]
+    assert isinstance(ours, Coded)
+    assert torch.equal(ours.values(), theirs)
+    with torch.no_grad():
+        got, want = steps(ours, row, column, norm), steps(theirs, row, column, norm)
+    assert isinstance(got, Coded)
+    torch.testing.assert_close(got.values(), want, rtol=1e-5, atol=1e-4)
+    # its codes are those of its values, in one pass
+    assert torch.equal(got.encode(grid()).values(), fake(got.values(), grid()))
+
+
+@pytest.mark.parametrize(
+    ("scale", "last"), [(2.0**-3, 255), (0.0713, 255), (0.9, 15), (2.0**-2, 3)]
+)
+def test_codes_of_a_linear_layer_are_those_of_fake_quantization(product, scale, last):
+    x, w = codes(500, 64, zero=-128), codes(64, 32, channels=True)
+    bias, to = torch.randn(32, generator=DRAW), grid(scale, last // 3, last)
+    got = (Coded(x) @ Coded(w) + bias).relu().encode(to)
+    want = fake((real(x) @ real(w) + bias).relu(), to)
+    assert torch.equal(got.values(), want)
+
+
+def test_an_operator_with_factors_and_own_entries_is_that_of_floats():
+    adj, x = random_graph(80, 400), codes(80, 10, zero=9)
+    dst, own = torch.rand(80, generator=DRAW), torch.rand(80, generator=DRAW)
+    z = ops.total(adj, Coded(x)) * dst.unsqueeze(1)
+    got = torch.addcmul(z, Coded(x)[:80], own.unsqueeze(1))
+    assert isinstance(got, Coded)
+    want = torch.addcmul(ops.total(adj, real(x)) * dst.unsqueeze(1), real(x), own.unsqueeze(1))
+    assert torch.equal(got.values(), want)
+
+
+def test_rows_can_be_chosen_before_anything_is_done():
+    x, w = codes(60, 12, zero=5), codes(12, 12)
+    row = torch.randn(60, generator=DRAW.manual_seed(3))
+    y = (Coded(x) @ Coded(w)) * row.unsqueeze(1) + torch.ones(60, 12)
+    for rows in (slice(0, 7), torch.tensor([3, 3, 50]), row > 0):
+        assert isinstance(y[rows], Coded)
+        assert torch.equal(y[rows].values(), y.values()[rows])
+
+
+def test_whatever_has_no_integer_form_is_that_of_the_values():
+    x, w = codes(20, 8, zero=5), codes(8, 8, channels=True, axis=0)
+    c, f = Coded(x), real(x)
+    dense = torch.randn(8, 4, generator=DRAW.manual_seed(4))
+    assert torch.equal(c @ dense, f @ dense)
+    assert torch.equal(F.elu(c), F.elu(f))
+    assert torch.equal(c.view(20, 2, 4), f.view(20, 2, 4))
+    assert torch.equal(torch.cat([c, c], 1), torch.cat([f, f], 1))
+    assert torch.equal(c - 1.0, f - 1.0)
+    assert torch.equal(dense.T @ Coded(codes(8, 3)), dense.T @ real(codes(8, 3)))
+    assert torch.equal((c @ Coded(w).T).values(), f @ real(w).T)
+    assert torch.equal(c @ Coded(w), f @ real(w))  # scales run along the wrong side: no integers
+    assert torch.equal(c * c, f * f)
+    assert (c.shape, len(c), c.dim(), c.dtype) == (f.shape, 20, 2, torch.float32)
+
+
+def test_zero_stays_zero():
+    x = Codes(torch.full((4, 3), 7, dtype=torch.int8), torch.tensor(0.3), torch.tensor(7.0))
+    assert Coded(x).values().eq(0).all()
+    assert Coded.of(torch.zeros(4, 3)).encode(grid(0.3, 11)).values().eq(0).all()
