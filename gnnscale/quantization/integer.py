@@ -138,9 +138,9 @@ class IntegerActivation(nn.Module):
         if x.device.type != "cpu":
             raise UsageError("quantization=integer: runs on the CPU; type hardware.device=cpu")
         if x.dim() == 2:
-            return Coded.of(x.float()).encode(self.grid)
+            return Coded.of(x.detach().float()).encode(self.grid)
         flat = x.reshape(len(x), -1) if x.dim() else x.reshape(1, 1)
-        return Coded.of(flat.float()).encode(self.grid).values().view(x.shape)
+        return Coded.of(flat.detach().float()).encode(self.grid).values().view(x.shape)
 
 
 class Integer(Quantizer):
