@@ -21,6 +21,7 @@ class Trait(str, Enum):
     SEARCH = "search"
     CALIBRATION = "calibration"
     RANGES = "ranges"
+    STAGED = "staged"
 
 
 MEANING = {
@@ -38,6 +39,7 @@ MEANING = {
     Trait.SEARCH: "a search stage before training",
     Trait.CALIBRATION: "a calibration after training",
     Trait.RANGES: "ranges of codes that a calibration sets",
+    Trait.STAGED: "codes that can be relaxed to real values, stage by stage",
 }
 
 Traits = frozenset[Trait]

@@ -102,11 +102,16 @@ class Evaluate(Stage):
 
 
 def model_bytes(model: torch.nn.Module) -> int:
-    """Bytes of the parameters as they would be stored: weights of a filled site at its width."""
-    bits = {name: 8 * p.element_size() for name, p in model.named_parameters()}
+    """Bytes of the parameters as they would be stored: weights of a filled site at its width.
+
+    What a quantizer learns (scales of binary weights) counts as parameters; ``beside`` is how many
+    numbers it computes from the weights and would store with the codes.
+    """
+    bits, beside = {name: 8 * p.element_size() for name, p in model.named_parameters()}, 0
     for name, site in sites(model):
         if site.role == "weight" and hasattr(site.quantizer, "bits"):
             owner = name.rpartition(".")[0]
             bits[f"{owner}.{site.of}" if owner else site.of] = site.quantizer.bits
+            beside += 32 * getattr(site.quantizer, "beside", 0)
     sizes = {name: p.numel() for name, p in model.named_parameters()}
-    return -(-sum(sizes[name] * width for name, width in bits.items()) // 8)
+    return -(-(beside + sum(sizes[name] * width for name, width in bits.items())) // 8)
