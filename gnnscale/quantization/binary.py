@@ -6,10 +6,10 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from gnnscale.core.batch_norm import RowNorm
+from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Hop
 from gnnscale.core.ops import full
 from gnnscale.core.ops.bits import sign
-from gnnscale.core.errors import UsageError
 from gnnscale.core.site import Site, sites
 from gnnscale.core.traits import Trait, traits
 from gnnscale.core.values import Share
@@ -78,7 +78,9 @@ class BinaryInput(nn.Module):
     Shapes: x [..., D] -> the same.
     """
 
-    takes_factor = False  # of a product with the source's factor, the sign would be all that is left
+    takes_factor = (
+        False  # of a product with the source's factor, the sign would be all that is left
+    )
 
     def __init__(self, mode: Inputs, width: int | None, momentum: float):
         super().__init__()
@@ -181,7 +183,7 @@ def ends(model: nn.Module) -> tuple[set[int], set[int]]:
     """The ids of the parameters of the first layer, and of the last; of a chain: its last map."""
     whole: Any = model
     parts = [m for m in (whole.head, *reversed(whole.layers), whole.encoder) if maps(m)]
-    last = parts[0] if parts else owner(model, [*maps(model), ""][-1])
+    last = parts[0] if parts else owner(model, (maps(model) or [""])[-1])
     while isinstance(last, nn.Sequential):
         last = next(m for m in reversed(last) if maps(m))
     return {id(p) for p in whole.first()}, {id(p) for p in last.parameters()}
