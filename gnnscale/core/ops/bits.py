@@ -74,7 +74,7 @@ def _product(x, y, columns, out):
 
 
 @compiled(parallel=True)
-def _nearest(x, offsets, owner, k, indptr, out):
+def _nearest(x, offsets, owner, indptr, out):
     """Insertion into a list of the best; later rows come behind earlier ones at their distance."""
     for i in numba.prange(len(x)):
         first, last = offsets[owner[i]], offsets[owner[i] + 1]
@@ -118,4 +118,18 @@ def product(x: Tensor, y: Tensor, columns: int) -> Tensor:
     """
     out = torch.empty(len(x), len(y), dtype=torch.int32)
     _product(_words(x), _words(y.T), columns, out.numpy())
+    return out
+
+
+def nearest(x: Tensor, offsets: Tensor, owner: Tensor, indptr: Tensor) -> Tensor:
+    """For every packed row the nearest rows of its group in Hamming space, itself among them.
+
+    Nearest first; of rows at one distance, the one of the lowest index. Distances are whole numbers
+    up to C, hence mostly tied: the rule decides which rows they are.
+
+    Shapes: x [n, W], offsets [G + 1] where groups begin, owner [n] the group of each row, indptr
+    [n + 1]: indptr[i + 1] - indptr[i] >= 1 are wanted of row i -> [indptr[n]] int32.
+    """
+    out = torch.empty(int(indptr[-1]), dtype=torch.int32)
+    _nearest(_words(x), offsets.numpy(), owner.numpy(), indptr.numpy(), out.numpy())
     return out
