@@ -27,6 +27,19 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def measured(n: int, c: int, m: int) -> list[float]:
+    """Milliseconds of the float, bfloat16 and packed product of [n, c] and [c, m], and of packing."""
+    x, y = sign(torch.randn(n, c)), sign(torch.randn(m, c))
+    small, bits = (x.bfloat16(), y.bfloat16()), (pack(x), pack(y))
+    assert torch.equal(product(*bits, c).float(), x @ y.T)
+    calls = (lambda: x @ y.T, lambda: small[0] @ small[1].T, lambda: product(*bits, c),
+             lambda: pack(x))  # fmt: skip
+    best = [float("inf")] * len(calls)
+    for _ in range(REPEATS):
+        best = [min(b, 1000 * seconds(call)) for b, call in zip(best, calls, strict=True)]
+    return best
+
+
 def main() -> None:
     """Every shape, a line each."""
     torch.set_num_threads(1)
@@ -36,14 +49,7 @@ def main() -> None:
     print("| product |", " | ".join(f"{n}, ms" for n in names), "| float32 / (popcount + pack) |")
     print("|---|" + "---|" * 5)
     for n, c, m in SHAPES:
-        x, y = sign(torch.randn(n, c)), sign(torch.randn(m, c))
-        small, bits = (x.bfloat16(), y.bfloat16()), (pack(x), pack(y))
-        assert torch.equal(product(*bits, c).float(), x @ y.T)
-        calls = (lambda: x @ y.T, lambda: small[0] @ small[1].T,
-                 lambda: product(*bits, c), lambda: pack(x))  # fmt: skip
-        best = [float("inf")] * len(calls)
-        for _ in range(REPEATS):
-            best = [min(b, 1000 * seconds(call)) for b, call in zip(best, calls, strict=True)]
+        best = measured(n, c, m)
         said = " | ".join(f"{ms:.2f}" for ms in best)
         print(f"| [{n}, {c}] x [{c}, {m}] | {said} | {best[0] / (best[2] + best[3]):.1f} |")
 

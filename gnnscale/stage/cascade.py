@@ -18,6 +18,7 @@ from gnnscale.stage._base import Stage
 from gnnscale.stage._parts import Relay, join
 from gnnscale.stage.fit import Fit
 from gnnscale.stage.teacher import keep, kept, tabulate
+from gnnscale.train import checkpoint
 from gnnscale.train.loop import Run
 from gnnscale.train.meter import Meter
 
@@ -61,12 +62,12 @@ class Cascade(Stage):
     def __call__(self, run: Run) -> None:
         """Train every stage of ``run`` in turn, those that a checkpoint finished excepted."""
         self.check(run)
-        blank = copy.deepcopy(run.objective)  # terms that no model has been attached to
-        if not run.assemble() or not run.finished:
-            run.listen()
-            self.train(run, blank)
         run.listen()
-        run.select()
+        if not checkpoint.exists(run.checkpoint_path):
+            self.train(run)
+            return
+        run.restore(run.folder)
+        run.meter.load(checkpoint.load(run.checkpoint_path)["meter"])
 
     def check(self, run: Run) -> None:
         """The last stage is what the quantizer says."""
@@ -78,21 +79,22 @@ class Cascade(Stage):
                 "ends with signs of both; leave them out, or type recipe=distill"
             )
 
-    def train(self, run: Run, blank: Any) -> None:
-        """All stages."""
+    def train(self, run: Run) -> None:
+        """All stages; the run becomes the last of them."""
         done: list[tuple[Run, int]] = []
         for k in range(len(STAGES)):
             before = done[-1][0] if done else None
             first = sum(part.epoch for part, _ in done)
-            part = self.part(run, k, blank, before)
+            part = self.part(run, k, before)
             part.listeners = Relay(run.listeners, "stage", k, first)
             Fit()(part)
             run.meter.load(part.meter.state())
             done.append((part, first))
-        run.model.load_state_dict(part.model.state_dict())
+        for name in ("model", "objective", "optimizer", "scheduler", "trainer"):
+            setattr(run, name, getattr(part, name))
         join(run, done, "stage")
 
-    def part(self, run: Run, k: int, blank: Any, before: Run | None) -> Run:
+    def part(self, run: Run, k: int, before: Run | None) -> Run:
         """The run of stage ``k``, with the weights and the words of the one before."""
         weights, inputs = STAGES[k]
         last = k == len(STAGES) - 1
@@ -110,8 +112,8 @@ class Cascade(Stage):
             return run.make_optimizer([{**group, **said} for group in groups])
 
         made = replace(
-            run, folder=folder, model=model, objective=copy.deepcopy(blank), notes=[], kept={},
-            meter=Meter(run.device), make_optimizer=optimizer, epoch=0, finished=False,
+            run, folder=folder, model=model, objective=copy.deepcopy(run.objective), notes=[],
+            kept={}, meter=Meter(run.device), make_optimizer=optimizer, epoch=0, finished=False,
             trainer=replace(run.trainer, l2=0.0) if last else run.trainer,
         )  # fmt: skip
         made.train_data, made.train_ids, made.valid_data = (
