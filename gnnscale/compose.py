@@ -278,6 +278,11 @@ def try_out(parts: Mapping[str, Sequence[Bound]]) -> list[str]:
             sampler.check(model.need)
         except UsageError as error:
             problems.append(str(error))
+    if model is not None and made.get("quantization", [None])[0] is not None:
+        try:
+            made["quantization"][0].attach(model)
+        except UsageError as error:
+            problems.append(str(error))
     parameter = torch.zeros(1, requires_grad=True)
     optimizer = attempt(parts["optimizer"][0], [parameter])
     if optimizer is not None and parts.get("scheduler"):

@@ -30,7 +30,8 @@ class Towers(nn.Module):
         self.weight = nn.Parameter(torch.empty(towers, d_in, d_out).uniform_(-bound, bound))
         start = torch.empty(towers * d_out).uniform_(-bound, bound)
         self.bias = nn.Parameter(start) if bias else None
-        self.q_input, self.q_weight = Site("input", rows), Site("weight")
+        width = d_in if whole else towers * d_in
+        self.q_input, self.q_weight = Site("input", rows, width=width), Site("weight")
 
     def forward(self, x: Tensor, hop: Hop | None = None) -> Tensor:
         """All maps at once."""

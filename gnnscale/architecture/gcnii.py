@@ -41,7 +41,7 @@ class GCNIIConv(nn.Module):
             bound, rows = d**-0.5, d if variant == "none" else 2 * d
             self.weight = nn.Parameter(torch.empty(rows, d).uniform_(-bound, bound))
         self.q_weight, self.q_message = Site("weight"), Site("message", "src", scaled=True)
-        self.q_input, self.q_first = Site("input", "dst"), Site("input", "dst")
+        self.q_input, self.q_first = (Site("input", "dst", width=d) for _ in range(2))
         self.q_aggregate, self.q_update = Site("aggregate", "dst"), Site("update", "dst")
 
     def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:

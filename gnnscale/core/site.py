@@ -21,16 +21,17 @@ class Site(nn.Module):
         of: for a weight, the name of the parameter in the module that owns the site.
         channel: for a weight, the axis of its outputs; by default the last one of a matrix and the
             first one, heads, of others.
+        width: columns of the tensor, where the owner's weight does not tell them of its input.
         scaled: for messages that only the operator "sum" reads: quantize them with the hop's factor
             of their source, where it has such factors.
     """
 
     def __init__(
         self, role: Role, rows: Rows = "none", of: str = "weight", channel: int | None = None,
-        scaled: bool = False,
+        scaled: bool = False, width: int | None = None,
     ):  # fmt: skip
         super().__init__()
-        self.role, self.rows, self.of, self.scaled = role, rows, of, scaled
+        self.role, self.rows, self.of, self.scaled, self.width = role, rows, of, scaled, width
         self.channel = channel if channel is not None else -1 if of == "weight" else 0
         self.quantizer: nn.Module | None = None
 
@@ -40,7 +41,8 @@ class Site(nn.Module):
             return value
         if not getattr(self.quantizer, "takes_sparse", False):
             value = dense(value)
-        if self.scaled and hop is not None and hop.scales and hop.src is not None:
+        factor = self.scaled and getattr(self.quantizer, "takes_factor", True)
+        if factor and hop is not None and hop.scales and hop.src is not None:
             return Scaled(self.quantizer(dense(value) * hop.src.unsqueeze(1), hop))
         return self.quantizer(value, hop)
 

@@ -22,6 +22,7 @@ class Trait(str, Enum):
     CALIBRATION = "calibration"
     RANGES = "ranges"
     CODES = "codes"
+    STAGED = "staged"
 
 
 MEANING = {
@@ -40,6 +41,7 @@ MEANING = {
     Trait.CALIBRATION: "a calibration after training",
     Trait.RANGES: "ranges of codes that a calibration sets",
     Trait.CODES: "sites that hold integers, as gnnscale convert makes them",
+    Trait.STAGED: "codes that can be relaxed to real values, stage by stage",
 }
 
 Traits = frozenset[Trait]

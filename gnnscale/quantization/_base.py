@@ -27,7 +27,11 @@ class Quantizer(Component):
     def attach(self, model: nn.Module) -> None:
         """Fill every site of ``model``."""
         for name, site in list(sites(model)):
-            owner = name.rpartition(".")[0]
-            parent = attrgetter(owner)(model) if owner else model
-            weight = getattr(parent, site.of) if site.role == "weight" else None
+            weight = getattr(owner(model, name), site.of) if site.role == "weight" else None
             site.quantizer = self.make(site, name, weight)
+
+
+def owner(model: nn.Module, name: str) -> nn.Module:
+    """The module that a site belongs to, by the site's name."""
+    path = name.rpartition(".")[0]
+    return attrgetter(path)(model) if path else model

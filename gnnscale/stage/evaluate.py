@@ -117,14 +117,19 @@ def parameter_count(model: torch.nn.Module) -> int:
 def model_bytes(model: torch.nn.Module) -> int:
     """Bytes of the parameters as they are stored: codes with their scales where they are codes,
     weights of a site with fake quantization at the width that they would have.
+
+    What a quantizer learns (scales of binary weights) counts as parameters; ``beside`` is how many
+    numbers it computes from the weights and would store with the codes.
     """
     bits = {name: 8 * p.element_size() for name, p in model.named_parameters()}
-    stored = 0
+    stored, beside = 0, 0
     for name, site in sites(model):
         if getattr(site.quantizer, "integer", False):
             stored += sum(b.numel() * b.element_size() for b in site.quantizer.buffers())
         elif site.role == "weight" and hasattr(site.quantizer, "bits"):
             owner = name.rpartition(".")[0]
             bits[f"{owner}.{site.of}" if owner else site.of] = site.quantizer.bits
+            beside += 32 * getattr(site.quantizer, "beside", 0)
     sizes = {name: p.numel() for name, p in model.named_parameters()}
-    return stored - (-sum(sizes[name] * width for name, width in bits.items()) // 8)
+    packed = beside + sum(sizes[name] * width for name, width in bits.items())
+    return stored - (-packed // 8)

@@ -13,8 +13,6 @@ Departs from it:
   has an optimizer of its own.
 """
 
-import json
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, cast
 
@@ -24,15 +22,13 @@ from torch import Tensor, nn
 from gnnscale.core.data import GraphData
 from gnnscale.core.errors import UsageError
 from gnnscale.core.random import Key
-from gnnscale.core.record import Record, write_bytes
 from gnnscale.core.site import Dense
 from gnnscale.core.sparse import dense
 from gnnscale.core.traits import Trait, traits
 from gnnscale.graph.norm import whole_hop
 from gnnscale.stage._base import Stage
+from gnnscale.stage._parts import Relay, join
 from gnnscale.stage.fit import Fit
-from gnnscale.train import checkpoint
-from gnnscale.train.listeners import Listeners
 from gnnscale.train.loop import Run
 from gnnscale.train.meter import Meter
 from gnnscale.train.progress import Patience
@@ -48,21 +44,6 @@ class Transform(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Shapes: [n, d_in] -> [n, d_out]."""
         return cast(Any, self.layer).transform(z)
-
-
-class Relay(Listeners):
-    """Passes epochs of one layer on to a run's loggers, counted over all layers."""
-
-    def __init__(self, behind: Listeners, layer: int, first: int):
-        super().__init__(())
-        self.behind, self.layer, self.first = behind, layer, first
-
-    def log(self, metrics: Mapping[str, Any]) -> None:
-        """One epoch's metrics."""
-        self.behind.log({**metrics, "epoch": self.first + metrics["epoch"], "layer": self.layer})
-
-    def record(self, record: Record) -> None:
-        """The whole run's, not a layer's."""
 
 
 class Layerwise(Stage):
@@ -123,14 +104,14 @@ class Layerwise(Stage):
         x, train_x = run.data.x, run.train_data.x
         for i in range(len(model.layers)):
             part = self.layer(run, i, x, train_x)
-            part.listeners = Relay(run.listeners, i, epochs)
+            part.listeners = Relay(run.listeners, "layer", i, epochs)
             part.patience = self.patience(run, part, i)
             fit(part)
             x, train_x = self.output(part)
             run.meter.load(part.meter.state())
             done.append((part, epochs))
             epochs += part.epoch
-        self.finish(run, done, epochs)
+        join(run, done, "layer")
         return done[-1][0].last_loss
 
     def patience(self, run: Run, part: Run, level: int) -> Patience:
@@ -194,19 +175,3 @@ class Layerwise(Stage):
             train_x = x if part.train_data is part.data else level(part.train_data)
         model.head = head
         return x, train_x
-
-    def finish(self, run: Run, done: list[tuple[Run, int]], epochs: int) -> None:
-        """Leave the run as ``fit`` leaves one: metrics, checkpoint, selection."""
-        lines = []
-        for i, (part, first) in enumerate(done):
-            for line in (part.folder / "metrics.jsonl").read_text().splitlines():
-                said = json.loads(line)
-                lines.append(json.dumps({**said, "epoch": said["epoch"] + first, "layer": i}))
-        write_bytes(run.folder / "metrics.jsonl", "".join(s + "\n" for s in lines).encode())
-        last, first = done[-1]
-        state = last.patience.state()
-        run.patience.load({**state, "best_epoch": state["best_epoch"] + first})
-        run.best, run.epoch, run.finished, run.last_loss = None, epochs, True, last.last_loss
-        run.save()
-        for part, _ in done:
-            checkpoint.discard(part.checkpoint_path)

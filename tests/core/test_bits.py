@@ -1,0 +1,56 @@
+import numba
+import pytest
+import torch
+
+from gnnscale.core.ops.bits import pack, product, sign
+
+
+def randn(*size, seed=0):
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_sign_of_zero_is_plus_one():
+    x = torch.tensor([0.0, -0.0, 1e-40, -1e-40, 2.0, -2.0])
+    assert sign(x).tolist() == [1, 1, 1, -1, 1, -1]
+    assert torch.sign(x)[0] == 0, "torch's has no bit"
+    assert pack(x.view(1, -1)).tolist() == [[0b010111]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_gradient_is_identity_inside_and_zero_outside(dtype):
+    x = torch.tensor([-1.5, -1.0, -0.3, 0.0, 0.3, 1.0, 1.5], dtype=dtype, requires_grad=True)
+    g = torch.arange(1.0, 8, dtype=dtype)
+    sign(x).backward(g)
+    assert x.grad.tolist() == [0, 2, 3, 4, 5, 6, 0]
+
+
+@pytest.mark.parametrize("columns", [1, 5, 63, 64, 65, 127, 128, 200, 1433])
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (7, 3), (33, 64)])
+def test_packed_products_are_float_products_bit_for_bit(columns, n, m):
+    x, y = randn(n, columns), randn(m, columns, seed=1)
+    x[:, ::3] = 0.0
+    found = product(pack(x), pack(y), columns)
+    assert found.dtype == torch.int32
+    assert torch.equal(found.float(), sign(x) @ sign(y).T)
+
+
+def test_padding_never_differs():
+    x = -torch.ones(2, 70)
+    assert pack(x).tolist() == [[0, 0], [0, 0]]
+    assert product(pack(x), pack(-x), 70).tolist() == [[-70, -70], [-70, -70]]
+    assert product(pack(x), pack(x), 70).tolist() == [[70, 70], [70, 70]]
+
+
+def test_nothing_depends_on_threads():
+    x, y = pack(randn(300, 100)), pack(randn(20, 100, seed=1))
+    before = numba.get_num_threads()
+    try:
+        numba.set_num_threads(1)
+        one = product(x, y, 100)
+    finally:
+        numba.set_num_threads(before)
+    assert torch.equal(product(x, y, 100), one)
+
+
+def test_no_rows():
+    assert product(pack(torch.zeros(0, 5)), pack(torch.ones(3, 5)), 5).shape == (0, 3)
