@@ -41,6 +41,11 @@ class Choice(nn.Module):
         return self.theta.detach().softmax(0)
 
     @property
+    def told(self) -> list[tuple[Any, float]]:
+        """(option, probability), for a file."""
+        return list(zip(self.options, self.probabilities.tolist(), strict=True))
+
+    @property
     def best(self) -> int:
         """Which option has the largest theta, the first of equals."""
         return int(self.theta.detach().argmax())

@@ -142,7 +142,9 @@ class Search(Stage):
 
     def found(self, run: Run) -> dict[str, Any]:
         """What ``search.json`` holds."""
-        values = [dict(zip(self.space, each, strict=True)) for each in product(*self.space.values())]
+        values = [
+            dict(zip(self.space, each, strict=True)) for each in product(*self.space.values())
+        ]
         mixed = self.mixed(run, values)
         open_ = list(choices(mixed))
         if open_:
@@ -161,10 +163,7 @@ class Search(Stage):
                 "weight_bits": bill.width("weight"),
                 "activation_bits": bill.width("activation"),
             },
-            "probabilities": [
-                {"of": c.name, **dict(zip(map(str, c.options), c.probabilities.tolist(), strict=True))}
-                for c in open_
-            ],
+            "probabilities": {c.name: c.told for c in open_},
         }
 
     def mixed(self, run: Run, values: list[dict[str, Any]]) -> nn.Module:
