@@ -101,8 +101,8 @@ class Bill:
     def width(self, kind: Kind) -> float:
         """Mean bits of an entry."""
         items = [item for item in self.items if item.kind == kind]
-        entries = sum(float(item.there) * item.stored for item in items)
-        return float(self.bits(kind)) / entries if entries else 0.0
+        entries = sum(item.there.item() * item.stored for item in items)
+        return self.bits(kind).item() / entries if entries else 0.0
 
     def price(self, cost: Cost, per_block: bool) -> Tensor:
         """log of the expected cost of whatever is open, a scalar.

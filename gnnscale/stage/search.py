@@ -152,7 +152,7 @@ class Search(Stage):
         model = {"layers": chosen_layers(mixed, values), "bits": chosen_bits(mixed)}
         bill = Bill(run, self.settled(run, model), run.data)
         buffer, moved = (
-            [float(bill.bits(kind, cost)) / 8 for kind in ("weight", "activation")]
+            [bill.bits(kind, cost).item() / 8 for kind in ("weight", "activation")]
             for cost in ("size", "latency")
         )
         return {
