@@ -174,6 +174,12 @@ class Search(Stage):
         first = cast(Any, models[0])
         if len(models) == 1:
             return first
+        if run.sampler.histories:
+            raise UsageError(
+                f"space: sampler={run.choices.get('sampler')} keeps what one layer makes of its "
+                "rows for the next batch, and layers that are mixed make several things of them; "
+                "leave space empty, or choose another sampler, e.g. sampler=neighbor"
+            )
         if not len(first.layers):
             raise UsageError(
                 f"space: architecture={run.choices.get('architecture')} has no message-passing "
