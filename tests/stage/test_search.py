@@ -156,12 +156,8 @@ def test_bits_of_a_gcn_by_hand(tmp_path):
 @pytest.mark.parametrize("per_block", [True, False])
 def test_the_price_s_gradient_is_that_of_finite_differences(tmp_path, cost, per_block):
     run, _, mixed, _ = opened(tmp_path, {"space": ACTS | {"norm": ["none", "batch"]}})
-    mixed.double()
-    bill, theta = Bill(run, mixed.float(), run.data), [c.theta for c in choices(mixed)]
-    for t in theta:
-        t.data = t.data.double()
-    for choice in choices(mixed):
-        choice.noise = choice.noise.double()
+    bill = Bill(run, mixed, run.data)
+    theta = [choice.double().theta for choice in choices(mixed)]
     grads = torch.autograd.grad(bill.price(cost, per_block), theta)
     assert all(g.abs().max() > 0 for g in grads)
     for t, g in list(zip(theta, grads, strict=True))[::5]:
@@ -320,25 +316,22 @@ def test_selection_scores_only_the_rest(tmp_path):
     assert best == record.metric["valid"]
 
 
-@pytest.mark.parametrize(
-    "architecture", [{"keep_activations": True}, {"keep_activations": False}], ids=str
-)
-def test_theta_inside_reversible_layers_has_its_gradient(tmp_path, architecture):
-    sizes = {"hidden": 16, "depth": 3, "dropout": 0.0}
-    run, stage, mixed, _ = opened(tmp_path, architecture="reversible",
-                                  changes={"architecture": {**sizes, **architecture}})  # fmt: skip
-    mixed.train()(batch(run, mixed))
-    mixed.eval()
-    rows = run.data.splits[HELD]
-    loss = run.inference.logits(mixed, run.data, rows, run.device).square().sum()
-    theta = {c.name: c.theta for c in choices(mixed)}
-    grads = dict(zip(theta, torch.autograd.grad(loss, list(theta.values())), strict=True))
-    inner = [name for name in grads if "steps" in name]
-    assert len(inner) > 10
-    assert all(grads[name].abs().max() > 0 for name in inner)
-    kept = test_theta_inside_reversible_layers_has_its_gradient.__dict__
-    for name, grad in kept.setdefault("grads", grads).items():
-        torch.testing.assert_close(grads[name], grad, rtol=1e-3, atol=1e-4)
+def test_theta_inside_reversible_layers_has_its_gradient(tmp_path):
+    found = []
+    for keep in (True, False):
+        sizes = {"hidden": 16, "depth": 3, "dropout": 0.0, "keep_activations": keep}
+        run, _, mixed, _ = opened(tmp_path, architecture="reversible",
+                                  changes={"architecture": sizes})  # fmt: skip
+        mixed.train()(batch(run, mixed))
+        rows = run.data.splits[HELD]
+        loss = run.inference.logits(mixed.eval(), run.data, rows, run.device).square().sum()
+        theta = {c.name: c.theta for c in choices(mixed) if "steps" in c.name}
+        found.append(dict(zip(theta, torch.autograd.grad(loss, list(theta.values())), strict=True)))
+    kept, recomputed = found
+    assert len(kept) > 10
+    for name, grad in kept.items():
+        assert grad.abs().max() > 0, name
+        torch.testing.assert_close(recomputed[name], grad, rtol=1e-3, atol=1e-4)
 
 
 # -- resuming --------------------------------------------------------------------------------------
