@@ -9,7 +9,7 @@ import inspect
 import sys
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,20 @@ class Bound:
     def make(self, *given: Any) -> Any:
         """Construct it, with what only a run can supply in front."""
         return self.cls(*given, **self.arguments)
+
+    def altered(self, changes: Mapping[str, Any]) -> "Bound":
+        """With other arguments. Raises UsageError for one it does not have, or a wrong value."""
+        later = GIVEN_LATER.get(self.group, ())
+        accepted = [n for n in inspect.signature(self.cls).parameters if n not in later]
+        problems = [
+            f"{self.group}.{name}: {unknown('key', name, accepted)}"
+            for name in changes
+            if name not in accepted
+        ]
+        problems += wrong_values(self.group, self.cls, changes)
+        if problems:
+            raise UsageError("\n".join(problems))
+        return replace(self, arguments={**self.arguments, **changes})
 
 
 def resolve(target: Any, trusted: frozenset[str]) -> type:

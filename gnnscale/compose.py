@@ -354,11 +354,13 @@ def build(
     if shape is not None:
         sizes = replace(sizes, classes=shape.classes)
 
-    def make_model() -> Any:
-        model = make("architecture", sizes)
+    def make_model(
+        layers: Sequence[Mapping[str, Any]] | None = None, bits: Mapping[str, int] | None = None
+    ) -> Any:
+        model = layered(plan, sizes, layers or [{}])
         model.need = sampler.refine(model.need)
         if quantizer is not None:
-            quantizer.attach(model)
+            (quantizer if bits is None else quantizer.settled(bits)).attach(model)
         return model
 
     Key(seed, "init").seed_torch()
@@ -388,6 +390,37 @@ def build(
         listeners=Listeners([bound.make() for bound in plan.parts.get("logger", [])]),
         notes=list(plan.notes),
     )
+
+
+def layered(plan: Plan, sizes: Shape, layers: Sequence[Mapping[str, Any]]) -> Any:
+    """The plan's model, each layer under changes of the architecture's options: {key: value}.
+
+    A single entry stands for all layers. Models are made in the order in which their changes first
+    appear, each with its weights; what is not a layer is the first one's.
+    """
+    made: dict[str, Any] = {}
+    names = [repr(sorted(changes.items())) for changes in layers]
+    for name, changes in zip(names, layers, strict=True):
+        if name not in made:
+            made[name] = altered(plan, changes).make(sizes)
+    model = made[names[0]]
+    if len(made) > 1:
+        for i, name in enumerate(names):
+            model.layers[i] = made[name].layers[i]
+    return model
+
+
+def altered(plan: Plan, changes: Mapping[str, Any]) -> Bound:
+    """The plan's architecture with some options changed. Raises UsageError if that does not fit."""
+    bound = plan.one("architecture")
+    assert bound is not None
+    changed = bound.altered(changes)
+    others = [m for m in plan.members if m.group != "architecture"]
+    members = [*others, member("architecture", bound.option, [changed])]
+    if lattice.unmet(members):
+        said = ", ".join(f"architecture.{name}={value}" for name, value in changes.items())
+        raise UsageError(f"{said}: {lattice.explain(members, [])}")
+    return changed
 
 
 def stages(plan: Plan) -> list[Any]:

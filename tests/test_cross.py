@@ -60,7 +60,8 @@ def test_trains_or_is_refused_with_a_reason(combination, tmp_path):
         assert "repairs it" in said or "change" in said or "type gnnscale" in said
         return
     stage = plan.parts["recipe"][0].arguments
-    stage.update({k: 1 for k in ("rounds", "decision_step", "max_epochs") if k in stage})
+    short = ("rounds", "decision_step", "max_epochs", "epochs", "warmup")
+    stage.update({k: 1 for k in short if k in stage})
     (record,) = train(plan, tmp_path)
     # two layers in turn, for one epoch each where a controller's limit says so
     assert record.time_s["epochs"] == {"layerwise": 4}.get(combination.get("recipe"), 2)

@@ -46,6 +46,7 @@ def on_a_toy(config: dict, choices: dict) -> compose.Plan:
         config["architecture"]["depth"] = 8
     for stage in config["recipe"]["stages"]:
         stage.update({"graphs": 8, "steps": min(2, stage["steps"])} if "graphs" in stage else {})
+        stage.update({name: 1 for name in ("epochs", "warmup") if name in stage})
     return compose.check(config, choices, CATALOG)
 
 

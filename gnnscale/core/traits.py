@@ -19,6 +19,7 @@ class Trait(str, Enum):
     SHARDS = "shards"
     TEACHER = "teacher"
     SEARCH = "search"
+    OPTIONS = "options"
     CALIBRATION = "calibration"
     RANGES = "ranges"
     CODES = "codes"
@@ -38,6 +39,7 @@ MEANING = {
     Trait.SHARDS: "mini-batches that can be split over processes",
     Trait.TEACHER: "a trained teacher whose outputs are tabulated",
     Trait.SEARCH: "a search stage before training",
+    Trait.OPTIONS: "options for a search to choose between",
     Trait.CALIBRATION: "a calibration after training",
     Trait.RANGES: "ranges of codes that a calibration sets",
     Trait.CODES: "sites that hold integers, as gnnscale convert makes them",

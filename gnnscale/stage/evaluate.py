@@ -53,7 +53,7 @@ class Evaluate(Stage):
                 "name": run.data.task.metric,
                 **scores,
                 "best_epoch": run.patience.best_epoch if best else run.epoch - 1,
-                "extra": {**run.extra, **extra},
+                "extra": {**run.extra, **run.kept.get("found", {}), **extra},
             },
             time_s=run.meter.times(),
             latency_ms=latency,

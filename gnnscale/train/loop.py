@@ -44,7 +44,8 @@ class Run:
     with weights of its own (drawn from torch's generator), ``quantizer``, what fills its sites, and
     ``make_teacher(data)``, the finished run of the teacher's composition on that data. ``kept``
     holds plain values that a stage found out and that a finished run taken up again needs; they are
-    in the checkpoint.
+    in the checkpoint. Under ``model`` are the arguments of ``make_model`` for the model whose
+    weights are kept, where a stage has chosen it; under ``found``, numbers for the record.
     """
 
     folder: Path
@@ -62,7 +63,7 @@ class Run:
     make_optimizer: Callable[[list[dict]], torch.optim.Optimizer]
     make_scheduler: Callable[[torch.optim.Optimizer], Any]
     make_teacher: Callable[[GraphData], "Run"] | None = None
-    make_model: Callable[[], nn.Module] | None = None
+    make_model: Callable[..., nn.Module] | None = None
     quantizer: Any = None
     listeners: Listeners = field(default_factory=lambda: Listeners(()))
     teacher: Teacher | None = None
@@ -73,8 +74,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.device = self.hardware.device
-        self.train_data, self.train_ids = training_graph(self.data)
-        self.valid_data = self.train_data if "unseen" in self.data.splits else self.data
+        self.read(self.data)
         self.patience = Patience(
             self.trainer.patience, self.trainer.min_delta, self.trainer.monitor
         )
@@ -85,6 +85,12 @@ class Run:
         self.last_loss = math.nan
 
     # -- set-up ---------------------------------------------------------------------------------
+
+    def read(self, data: GraphData) -> None:
+        """Train, select and predict on this graph from now on."""
+        self.data = data
+        self.train_data, self.train_ids = training_graph(data)
+        self.valid_data = self.train_data if "unseen" in data.splits else data
 
     def prepare(self) -> None:
         """Let the sampler do what all epochs share."""
@@ -328,6 +334,10 @@ class Run:
     def restore(self, folder: Path) -> None:
         """Put the selected weights of a finished seed's folder into the model; nothing else."""
         state = checkpoint.load(folder / "checkpoint.pt")
+        chosen = state.get("kept", {}).get("model")
+        if chosen is not None:
+            assert self.make_model is not None  # compose gives it
+            self.model = self.make_model(**chosen)
         try:
             self.model.load_state_dict(state["model"] if state["best"] is None else state["best"])
         except RuntimeError as error:
