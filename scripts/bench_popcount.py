@@ -28,7 +28,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def measured(n: int, c: int, m: int) -> list[float]:
-    """Milliseconds of the float, bfloat16 and packed product of [n, c] and [c, m], and of packing."""
+    """Milliseconds of the float, bfloat16 and packed product [n, c] [c, m], and of packing."""
     x, y = sign(torch.randn(n, c)), sign(torch.randn(m, c))
     small, bits = (x.bfloat16(), y.bfloat16()), (pack(x), pack(y))
     assert torch.equal(product(*bits, c).float(), x @ y.T)

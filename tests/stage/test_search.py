@@ -375,9 +375,10 @@ def test_a_killed_run_goes_on_to_the_same_end(
 
             def closing(self, train_s):
                 over = close(self, train_s)
-                if self.epoch == (3 if moment == "searching" else 1):
-                    if moment == "searching" or type(self) is not Searching:
-                        raise Killed
+                searching = moment == "searching"
+                there = searching or type(self) is not Searching
+                if there and self.epoch == (3 if searching else 1):
+                    raise Killed
                 return over
 
             patch.setattr(owner, "close_epoch", closing)
