@@ -1,6 +1,6 @@
 """Two training steps on 60 nodes for every fitting pair; options enter by existing.
 
-Of distillation terms of one kind, the first stands for all by default; ``-m slow`` runs the others.
+Of distillation terms of one kind, the first stands for all; ``-m slow`` runs the others.
 """
 
 import json
@@ -28,17 +28,30 @@ def chosen(group: str, option: str) -> dict:
     return {group: option}
 
 
-def combinations() -> list[dict]:
+def some(combination: dict, place: int) -> object:
+    """Every fifth of a product by default; make test-processes runs the others."""
+    rest = pytest.mark.process
+    return combination if place % 5 == 0 else pytest.param(combination, marks=rest)
+
+
+def combinations() -> list:
+    """Each option meets every fifth of the other group's by default, a different fifth each."""
     found = [
-        {"sampler": s, "architecture": a} for s in names("sampler") for a in names("architecture")
+        some({"sampler": s, "architecture": a}, i + j)
+        for i, s in enumerate(names("sampler"))
+        for j, a in enumerate(names("architecture"))
     ]
     for group in ("distillation", "quantization"):
-        for option in (o for o in names(group) if o != "none"):
+        for i, option in enumerate(o for o in names(group) if o != "none"):
             every = group != "distillation" or representative(option)
             for other in ("architecture", "sampler"):
                 found += [
-                    combination if every else pytest.param(combination, marks=pytest.mark.slow)
-                    for combination in ({**chosen(group, option), other: o} for o in names(other))
+                    some(combination, i + j)
+                    if every
+                    else pytest.param(combination, marks=pytest.mark.slow)
+                    for j, combination in enumerate(
+                        {**chosen(group, option), other: o} for o in names(other)
+                    )
                 ]
     for group in CATALOG.groups:
         if group not in ("sampler", "architecture", "experiment", "bench"):
