@@ -152,8 +152,9 @@ def test_linear_maps_of_signs_are_packed_products_bit_for_bit(data, name):
         assert set(x.unique().tolist()) == {-1.0, 1.0} == set(w.unique().tolist())
         w = w if part.q_weight.channel == 0 else w.transpose(-1, -2)
         for matrix in w.view(-1, *w.shape[-2:]):  # one per tower
-            rows = x[:, : matrix.shape[1]]
-            want = product(pack(rows), pack(matrix), matrix.shape[1])
+            width = min(x.shape[1], matrix.shape[1])  # a map of two inputs: that of the first
+            rows, matrix = x[:, :width], matrix[:, :width].contiguous()
+            want = product(pack(rows), pack(matrix), width)
             assert torch.equal((rows @ matrix.T), want.float())
 
 
