@@ -6,6 +6,7 @@ from torch import nn
 
 from gnnscale.architecture.appnp import APPNP
 from gnnscale.architecture.cluster_gcn import ClusterGCN
+from gnnscale.architecture.edgeconv import DGCNN
 from gnnscale.architecture.egc import EGC
 from gnnscale.architecture.gat import GAT
 from gnnscale.architecture.gatv2 import GATv2
@@ -40,6 +41,7 @@ MODELS = {
     "gcn": lambda s: GCN(s, hidden=8, depth=3, norm="batch"),
     "gcn_stem": lambda s: GCN(s, hidden=8, stem=True, residual=True, norm="layer"),
     "lgcn": lambda s: LGCN(s, hidden=8),
+    "edgeconv": lambda s: DGCNN(s, hidden=8),
     "sage_mean": lambda s: SAGE(s, hidden=8),
     "sage_max": lambda s: SAGE(s, hidden=8, aggr="max"),
     "sage_gcn": lambda s: SAGE(s, hidden=8, aggr="gcn"),
