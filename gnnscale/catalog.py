@@ -129,7 +129,7 @@ class Option:
         content = read(self.path)
         merged: dict[str, Any] = {}
         for entry in content.get("defaults") or ():
-            if isinstance(entry, str) and entry != "_self_":
+            if isinstance(entry, str) and entry.startswith("_") and entry != "_self_":
                 merged |= read(self.path.parent / f"{entry}.yaml")
         return merged | {k: v for k, v in content.items() if k != "defaults" or not merged}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from gnnscale import lattice
 from gnnscale.binding import GIVEN_LATER, Bound, bind, nodes
@@ -319,6 +320,17 @@ def teacher_plan(plan: Plan, catalog: Catalog, trusted: frozenset[str]) -> Plan 
         if shared in plan.choices:
             choices[shared] = plan.choices[shared]
     return check(config, choices, catalog, trusted, depth=1)
+
+
+def skeleton(plan: Plan) -> nn.Module:
+    """The model of a plan on toy sizes and without memory, its sites filled: what it is made of."""
+    sampler, quantizer = plan.one("sampler"), plan.one("quantization")
+    with torch.device("meta"):
+        shape = Shape(8, 3) if sampler is None else sampler.make().widen(Shape(8, 3))
+        model = plan.one("architecture").make(shape)
+    if quantizer is not None:
+        quantizer.make().attach(model)
+    return model
 
 
 # -- building -----------------------------------------------------------------------------------

@@ -231,6 +231,16 @@ def test_check_loads_no_data(gnnscale, monkeypatch):
     assert "seeds 0, 1, 2" in out
 
 
+def test_check_tells_the_bits_of_every_site(gnnscale):
+    words = ("check", "architecture=gcn", "architecture.depth=1")
+    assert " bits " not in gnnscale(*words)[1]
+    out = gnnscale(*words, "quantization=degree", "quantization.bits={*.q_update: 4}")[1]
+    at = "layers.0.conv.q_"
+    assert f"8 bits {at}input {at}weight {at}message {at}aggregate\n4 bits {at}update\n" in out
+    out = gnnscale(*words, "quantization=mixed", "recipe=search")[1]
+    assert f"2/4/8 bits {at}weight\n" in out
+
+
 def test_list_says_what_and_where_from(gnnscale):
     code, out, _ = gnnscale("list", "model")
     assert code == 0

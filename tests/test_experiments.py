@@ -21,8 +21,13 @@ def preset(name: str, *overrides: str) -> tuple[dict, dict]:
 
 def kind(name: str) -> tuple:
     """The options a preset chooses, other than its data."""
-    chosen = CATALOG.options("experiment")[name].content["defaults"]
-    return tuple(sorted(str(choice) for choice in chosen if "/dataset" not in str(choice)))
+    found = []
+    for choice in CATALOG.options("experiment")[name].content["defaults"]:
+        if isinstance(choice, str):  # a preset that it starts from
+            found += [] if choice == "_self_" else kind(choice)
+        elif "override /dataset" not in choice:
+            found.append(str(choice))
+    return tuple(sorted(found))
 
 
 def first_of_each_kind() -> list:

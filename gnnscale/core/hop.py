@@ -11,7 +11,7 @@ from torch import Tensor
 from gnnscale.core import ops
 from gnnscale.core.ops import full
 from gnnscale.core.ops.adjacency import Adjacency
-from gnnscale.core.ops.coded import Coded
+from gnnscale.core.ops.coded import Coded, Heads
 from gnnscale.core.ops.dropout import dropout
 from gnnscale.core.ops.fused import Factors, several
 
@@ -133,7 +133,7 @@ class Hop:
     def _in_one_pass(self, m: Any, names: tuple[str, ...]) -> bool:
         wanted = set(names)
         if (
-            isinstance(m, Coded)
+            isinstance(m, Coded | Heads)
             or not wanted & TOGETHER
             or wanted & self.own
             or not wanted <= set(AGGREGATORS)
@@ -245,7 +245,7 @@ class Hop:
 def _messages(message: Callable[[Any], Any], h: Any) -> Any:
     """message(h) in at least float32."""
     m = message(h)
-    if isinstance(m, Coded):
+    if isinstance(m, Coded | Heads):
         return m
     if isinstance(m, Scaled):
         return m if isinstance(m.rows, Coded) else Scaled(full(m.rows))

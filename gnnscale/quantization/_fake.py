@@ -23,7 +23,8 @@ class Coding:
     codes 0 .. 2^b - 1 with s = (max - min) / (2^b - 1), z = round(-min / s) (Jacob et al., CVPR
     2018, arXiv:1712.05877, eq. 1). 0 always has a code. range: how (min, max) follows the tensors
     seen: ``ema``, moving average of rate ``momentum``; ``minmax``, over all of them;
-    ``percentile``, the same of their ``percentile``-th smallest and largest values (Degree-Quant);
+    ``percentile``, the same of their ``percentile``-th smallest and largest values (Degree-Quant),
+    or of all where so many are 0 that both of these are;
     None: those of the present tensor (weights). straight: the gradient passes also where codes are
     cut off.
     """
@@ -126,6 +127,8 @@ class FakeQuant(nn.Module):
             else:
                 found = signed.kthvalue(k - zeros).values
             ends.append(sign * found)
+        if ends[0] == ends[1] == 0 and len(values):  # rarer than that: nothing would be left
+            return values.aminmax()
         return ends[0], ends[1]
 
     def forward(self, x: Tensor | SparseRows, hop: Hop | None = None) -> Tensor | SparseRows:

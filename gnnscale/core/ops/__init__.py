@@ -5,6 +5,7 @@ fastest one measured on that device). A backend is a module with ten functions o
 gradients are written once, here.
 """
 
+import math
 from types import ModuleType
 
 import torch
@@ -14,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from gnnscale.core.errors import UsageError, unknown
 from gnnscale.core.ops import dgl_kernels, numba_kernels, torch_kernels
 from gnnscale.core.ops.adjacency import Adjacency
-from gnnscale.core.ops.coded import Coded
+from gnnscale.core.ops.coded import Coded, Heads
 from gnnscale.core.ops.watch import tell
 
 BACKENDS: dict[str, ModuleType] = {
@@ -133,7 +134,7 @@ class _Additive(torch.autograd.Function):
 
 def full(x: Tensor) -> Tensor:
     """At least float32: sums over thousands of neighbours are not taken in half precision."""
-    if isinstance(x, Coded):
+    if isinstance(x, Coded | Heads):
         return x.values()
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
@@ -144,11 +145,11 @@ def total(adj: Adjacency, x: Tensor, weight: Tensor | None = None) -> Tensor:
     Shapes: x [n_src, D], weight None or [E] -> [n_dst, D]; x [n_src, H, D], weight [E, H] ->
     [n_dst, H, D]. Destinations without in-edges get 0.
     """
-    if isinstance(x, Coded) and weight is None and (found := x.total(adj)) is not None:
+    tell("total", adj, math.prod(x.shape[1:]), weight is not None)
+    if isinstance(x, Coded | Heads) and (found := x.total(adj, weight)) is not None:
         return found
     x = full(x)
     weight = weight if weight is None else full(weight)
-    tell("total", adj, x[0].numel() if len(x) else 0, weight is not None)
     if weight is None:
         flat = x.flatten(1)  # [n_src, H * D]
         return _Total.apply(adj, flat).reshape(adj.n_dst, *x.shape[1:])
@@ -162,9 +163,9 @@ def extreme(adj: Adjacency, x: Tensor, sign: int) -> Tensor:
 
     Shapes: x [n_src, D] -> [n_dst, D]. The gradient goes to one edge per value.
     """
+    tell("extreme", adj, x.shape[1])
     if isinstance(x, Coded) and (found := x.extreme(adj, sign)) is not None:
         return found
-    tell("extreme", adj, x.shape[1])
     return _Extreme.apply(adj, full(x), sign)
 
 

@@ -110,20 +110,20 @@ def _sums(indptr, indices, q, zero, start, out):
 
 
 @compiled(parallel=True)
-def _weighted(indptr, indices, q, zero, weight, start, out):
-    """out_i = sum over in-edges of weight_e (q_j - zero); one weight per edge and head."""
+def _weighted(indptr, indices, q, zero, scale, weight, out):
+    """out_i = scale * sum over in-edges of weight_e (q_j - zero); one weight per edge and head."""
     n, heads, width = out.shape
-    chunks = (n + 63) // 64
-    for chunk in numba.prange(chunks):
-        for i in range(chunk * 64, min(n, chunk * 64 + 64)):
-            put = out[i]
-            put[:] = 0
-            for e in range(indptr[start + i], indptr[start + i + 1]):
-                row = q[indices[e]]
-                for h in range(heads):
-                    w, given, sums = weight[e, h], row[h], put[h]
-                    for c in range(width):
-                        sums[c] += w * (np.float32(given[c]) - zero)
+    for i in numba.prange(n):
+        put = out[i]
+        for e in range(indptr[i], indptr[i + 1]):
+            row = q[indices[e]]
+            for h in range(heads):
+                w = weight[e, h]
+                for c in range(width):
+                    put[h, c] += w * (np.float32(row[h, c]) - zero)
+        for h in range(heads):
+            for c in range(width):
+                put[h, c] *= scale
 
 
 @compiled(parallel=True)
@@ -393,6 +393,13 @@ class Coded:
         """max(x, 0)."""
         return self.then(RELU, None)
 
+    def view(self, *shape: int) -> Any:
+        """As heads, [n, heads, D], where it is codes; a view of the float32 values elsewhere."""
+        codes, fits = self.plain, len(shape) == 3 and shape[0] == len(self)
+        if codes is not None and fits and not codes.scale.dim():
+            return Heads(codes, shape[1])
+        return self.values().view(*shape)
+
     # -- steps ------------------------------------------------------------------------------------
 
     def then(self, kind: int, operand: Any) -> "Coded":
@@ -465,10 +472,10 @@ class Coded:
 
     # -- integers to integers, or to floats -------------------------------------------------------
 
-    def total(self, graph: Adjacency) -> "Coded | None":
+    def total(self, graph: Adjacency, weight: Tensor | None) -> "Coded | None":
         """Sums of codes over in-edges; None if it is no codes. [n_src, D] -> [n_dst, D]."""
         x = self.plain
-        if x is not None and not x.scale.dim():
+        if x is not None and not x.scale.dim() and weight is None:
             return Coded(Sum(graph, x))
         return None
 
@@ -542,9 +549,71 @@ class Coded:
         return function(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
 
 
+class Heads:
+    """Codes [n, heads * D] as [n, heads, D]: sums with a weight per edge and head read 8 bits.
+
+    Everything else is done to the float32 values. codes: with one scale.
+    """
+
+    requires_grad = False
+
+    def __init__(self, codes: Codes, heads: int):
+        self.codes, self.heads = codes, heads
+
+    @cached_property
+    def shape(self) -> torch.Size:
+        """[n, heads, D]."""
+        n, width = self.codes.shape
+        return torch.Size((n, self.heads, width // self.heads))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @cached_property
+    def _values(self) -> Tensor:
+        return Coded(self.codes).values().view(self.shape)
+
+    def values(self) -> Tensor:
+        """The float32 values."""
+        return self._values
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._values, name)
+
+    def __getitem__(self, rows: Any) -> Tensor:
+        return self._values[rows]
+
+    def __mul__(self, other: Any) -> Tensor:
+        return self._values * _plain(other)
+
+    def __add__(self, other: Any) -> Tensor:
+        return self._values + _plain(other)
+
+    __rmul__, __radd__ = __mul__, __add__
+
+    def total(self, graph: Adjacency, weight: Tensor | None) -> Tensor | None:
+        """Sums over in-edges, weight [E, heads] -> [n_dst, heads, D] in float32; None without."""
+        if weight is None or weight.dim() != 2:
+            return None
+        n, heads, width = self.shape
+        out = torch.zeros(graph.n_dst, heads, width)
+        q = self.codes.q.contiguous().view(n, heads, width)
+        _weighted(graph.indptr.numpy(), graph.indices.numpy(), q.numpy(),
+                  np.float32(self.codes.zero), np.float32(self.codes.scale),
+                  weight.detach().float().contiguous().numpy(), out.numpy())  # fmt: skip
+        return out
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        """Torch's functions, on the float32 values."""
+        return function(*map(_plain, args), **{k: _plain(v) for k, v in (kwargs or {}).items()})
+
+
 def _plain(value: Any) -> Any:
     """Float32 values in place of codes, also in lists of them."""
-    if isinstance(value, Coded):
+    if isinstance(value, Coded | Heads):
         return value.values()
     if isinstance(value, list | tuple):
         return type(value)(_plain(v) for v in value)
