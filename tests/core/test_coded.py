@@ -73,7 +73,7 @@ def test_products_with_affine_weights_are_those_of_64_bits(product):
     assert torch.equal(got.long(), whole(x) @ whole(w))
 
 
-@pytest.mark.parametrize("width", [1, 3, 16, 40])
+@pytest.mark.parametrize("width", [1, 3, 16, 40, 64, 120])
 @pytest.mark.parametrize("zero", [0, -128, 100])
 def test_sums_are_those_of_64_bits(width, zero):
     graph = random_graph(50, 5000)  # more than 256 in-edges would overflow 16 bits
@@ -91,6 +91,30 @@ def test_sums_of_the_largest_codes_do_not_overflow():
         x = Codes(torch.full((3001, 2), q, dtype=torch.int8), torch.ones(()), torch.tensor(zero))
         first = next(coded.Sum(adj, x).blocks())
         assert first[1][0, 0] == 3000 * (q - int(zero))
+
+
+@pytest.mark.parametrize(("heads", "width"), [(1, 16), (8, 8), (3, 5)])
+def test_sums_with_weights_read_codes_and_are_those_of_values(heads, width):
+    x = codes(50, heads * width, zero=-30)
+    for graph in (random_graph(50, 700), random_graph(50, 0)):
+        table = Coded(x).view(50, heads, width)
+        weight = torch.rand(graph.n_edges, heads, generator=DRAW)
+        got = ops.total(graph, table, weight)
+        assert "_values" not in vars(table)  # nothing was made float32
+        want = ops.total(graph, real(x).double().view(50, heads, width), weight.double())
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-4)
+
+
+def test_heads_are_the_values_elsewhere():
+    x = codes(6, 10, zero=4)
+    table, want = Coded(x).view(6, 2, 5), real(x).view(6, 2, 5)
+    assert table.shape == want.shape
+    assert len(table) == 6
+    for f in (lambda h: (h * 2).sum(-1), lambda h: h[:3], lambda h: torch.cat([h, h]),
+              lambda h: 1 + h, lambda h: h.flatten(1)):  # fmt: skip
+        assert torch.equal(f(table), f(want))
+    assert torch.equal(Coded(x).view(-1), want.flatten())
 
 
 @pytest.mark.parametrize("zero_w", [0, -77])

@@ -21,6 +21,7 @@ from torch import Tensor
 from gnnscale.core.compiled import compiled
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.codes import Grid, fma
+from gnnscale.core.ops.lanes import AHEAD, LINE, adder, fetch
 
 ROWS = 2048
 """Of integers that are made and used up at once, so that they stay in the cache."""
@@ -30,6 +31,8 @@ EXACT = 1 << 24
 """Whole numbers below it are floats in every order of summation."""
 SCALE, SHIFT, TIMES, OVER, RELU, OWN, ADD = range(7)
 """Steps: v * column, v + column, v * row, v / row, max(v, 0), v + own row r, v + extra."""
+
+_add_16, _add_32, _add_64 = adder(16), adder(32), adder(64)
 
 
 @compiled(parallel=True)
@@ -87,36 +90,45 @@ def _finish(
 
 @compiled(parallel=True)
 def _sums(indptr, indices, q, zero, start, out):
-    """out_i = sum over in-edges j -> start + i of (q_j - zero), exactly."""
+    """out_i = sum over in-edges j -> start + i of (q_j - zero), exactly; a multiple of 16 wide."""
     n, width = out.shape
     chunks = (n + 63) // 64
     for chunk in numba.prange(chunks):
-        # 256 codes of 8 bits fit 16: half as many bytes to add as in 32
-        total, part = np.empty(width, np.int32), np.empty(width, np.int16)
+        part = np.empty(64, np.int16)
         for i in range(chunk * 64, min(n, chunk * 64 + 64)):
-            e, end = indptr[start + i], indptr[start + i + 1]
-            total[:] = -zero * (end - e)
+            put, e, end = out[i], indptr[start + i], indptr[start + i + 1]
+            put[:] = -zero * (end - e)
             while e < end:
-                stop = min(e + 256, end)
-                part[:] = 0
-                while e < stop:
-                    row = q[indices[e]]
-                    for c in range(width):
-                        part[c] += row[c]
-                    e += 1
-                for c in range(width):
-                    total[c] += part[c]
-            out[i] = total
+                stop = min(e + 256, end)  # as many codes of 8 bits fit 16, half of 32
+                column = 0
+                while column < width:
+                    left = width - column
+                    if left >= 64:
+                        lanes = 64
+                        _add_64(indices, e, stop, q, column, part)
+                    elif left >= 32:
+                        lanes = 32
+                        _add_32(indices, e, stop, q, column, part)
+                    else:
+                        lanes = 16
+                        _add_16(indices, e, stop, q, column, part)
+                    for c in range(lanes):
+                        put[column + c] += part[c]
+                    column += lanes
+                e = stop
 
 
 @compiled(parallel=True)
 def _weighted(indptr, indices, q, zero, scale, weight, out):
     """out_i = scale * sum over in-edges of weight_e (q_j - zero); one weight per edge and head."""
     n, heads, width = out.shape
+    last, wide = len(indices) - 1, heads * width
     for i in numba.prange(n):
         put = out[i]
         for e in range(indptr[i], indptr[i + 1]):
-            row = q[indices[e]]
+            far, row = indices[min(e + AHEAD, last)], q[indices[e]]
+            for byte in range(0, wide, LINE):
+                fetch(q, far, byte)
             for h in range(heads):
                 w = weight[e, h]
                 for c in range(width):

@@ -11,25 +11,31 @@ from torch import Tensor
 
 from gnnscale.core.compiled import compiled
 from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.core.ops.lanes import AHEAD, LINE, fetch
 
 DEVICES = ("cpu",)
 
 
 @compiled(parallel=True)
 def _sum(indptr, indices, x, out):
+    last, wide = len(indices) - 1, x.shape[1] * x.itemsize
     for i in numba.prange(len(indptr) - 1):
         for e in range(indptr[i], indptr[i + 1]):
-            j = indices[e]
+            j, far = indices[e], indices[min(e + AHEAD, last)]
+            for byte in range(0, wide, LINE):
+                fetch(x, far, byte)
             for d in range(x.shape[1]):
                 out[i, d] += x[j, d]
 
 
 @compiled(parallel=True)
 def _weighted_sum(indptr, indices, x, w, out):
-    heads = x.shape[1]
+    heads, last, wide = x.shape[1], len(indices) - 1, x.shape[1] * x.shape[2] * x.itemsize
     for i in numba.prange(len(indptr) - 1):
         for e in range(indptr[i], indptr[i + 1]):
-            j = indices[e]
+            j, far = indices[e], indices[min(e + AHEAD, last)]
+            for byte in range(0, wide, LINE):
+                fetch(x, far, byte)
             for h in range(heads):
                 a = w[e, h]
                 for d in range(x.shape[2]):

@@ -1,0 +1,101 @@
+"""What compiled loops over rows need of the machine: rows fetched ahead, sums kept in registers.
+
+Neighbours' rows lie anywhere, so that the processor guesses none of them; asked for a dozen edges
+before they are needed, they come while others are added up.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+AHEAD = 12
+"""Edges between a row's being asked for and its being needed."""
+LINE = 64
+"""Bytes that memory hands over at once."""
+BYTE, HALF, WORD, LONG = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+
+
+def _fetch(builder: Any, place: Any) -> None:
+    kind = ir.FunctionType(ir.VoidType(), [BYTE.as_pointer(), WORD, WORD, WORD])
+    asked = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(asked, [place, WORD(0), WORD(3), WORD(1)])  # to be read, to be kept, data
+
+
+@intrinsic
+def fetch(typing_context, table, row, byte):
+    """Ask the memory for the line that holds byte ``byte`` of a row of a table; changes nothing.
+
+    Shapes: table [n, ...], its entries side by side within a row.
+    """
+
+    def generate(context, builder, signature, args):
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        start = builder.mul(args[1], builder.extract_value(array.strides, 0))
+        rows = builder.bitcast(array.data, BYTE.as_pointer())
+        _fetch(builder, builder.gep(rows, [builder.add(start, args[2])]))
+        return context.get_dummy_value()
+
+    return types.void(table, types.int64, types.int64), generate
+
+
+def adder(lanes: int) -> Callable[..., Any]:
+    """A compiled function of (indices, begin, end, q, column, out), for compiled loops alone.
+
+    out[:lanes] = sum over begin <= e < end of q[indices[e], column : column + lanes], in 16 bits:
+    at most 256 rows. Nothing checks that columns and rows exist.
+
+    Shapes: indices [E] int32, q [n, D] int8 with its columns side by side, out [lanes] int16.
+    """
+
+    @intrinsic
+    def add(typing_context, indices, begin, end, q, column, out):
+        def generate(context, builder, signature, args):
+            def pointer(k: int, to: ir.Type) -> Any:
+                array = context.make_array(signature.args[k])(context, builder, args[k])
+                return array, builder.bitcast(array.data, to.as_pointer())
+
+            (_, rows), (table, codes), (_, put) = (
+                pointer(0, WORD),
+                pointer(3, BYTE),
+                pointer(5, BYTE),
+            )
+            begin_, end_, stride = args[1], args[2], builder.extract_value(table.strides, 0)
+            codes = builder.gep(codes, [args[4]])
+            narrow, wide = ir.VectorType(BYTE, lanes), ir.VectorType(HALF, lanes)
+
+            def row(e: Any) -> Any:
+                number = builder.sext(builder.load(builder.gep(rows, [e])), LONG)
+                return builder.gep(codes, [builder.mul(number, stride)])
+
+            start = builder.basic_block
+            loop, done = (builder.function.append_basic_block(name) for name in ("rows", "done"))
+            none, last = ir.Constant(wide, [0] * lanes), builder.sub(end_, LONG(1))
+            builder.cbranch(builder.icmp_signed("<", begin_, end_), loop, done)
+
+            builder.position_at_end(loop)
+            e, total = builder.phi(LONG), builder.phi(wide)
+            far = builder.add(e, LONG(AHEAD))
+            far = builder.select(builder.icmp_signed("<", far, last), far, last)
+            _fetch(builder, row(far))
+            given = builder.load(builder.bitcast(row(e), narrow.as_pointer()), align=1)
+            more = builder.add(total, builder.sext(given, wide))
+            following = builder.add(e, LONG(1))
+            for phi, first, then in ((e, begin_, following), (total, none, more)):
+                phi.add_incoming(first, start)
+                phi.add_incoming(then, loop)
+            builder.cbranch(builder.icmp_signed("<", following, end_), loop, done)
+
+            builder.position_at_end(done)
+            found = builder.phi(wide)
+            found.add_incoming(none, start)
+            found.add_incoming(more, loop)
+            builder.store(found, builder.bitcast(put, wide.as_pointer()), align=2)
+            return context.get_dummy_value()
+
+        return types.void(indices, types.int64, types.int64, q, types.int64, out), generate
+
+    return add
