@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow test-processes lint format wheel-check bench-synthetic bench-datasets bench-peers bench-samplers bench-sampling bench-decoupled bench-memory bench-depth bench-distillation reproduce clean
+.PHONY: help install train test test-slow test-processes lint format wheel-check bench-synthetic bench-datasets bench-peers bench-samplers bench-sampling bench-decoupled bench-memory bench-depth bench-distillation bench-integer bench-popcount reproduce clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -72,6 +72,12 @@ bench-distillation: install ## every distillation loss, students GCN and MLP, ho
 
 bench-depth: install ## activation memory of plain, reversible, tied and equilibrium networks over depth, minutes
 	$(BIN)/python scripts/bench_depth.py
+
+bench-integer: install ## integer inference beside float32 and bfloat16, about half an hour (GNNSCALE_DATA=DIR)
+	$(BIN)/python scripts/bench_integer.py $(BIN)/gnnscale runs/integer
+
+bench-popcount: install ## products of signs by XNOR and popcount beside float products, a minute
+	$(BIN)/python scripts/bench_popcount.py
 
 bench-samplers: install ## our samplers beside DGL's own, interleaved, minutes
 	$(BIN)/python scripts/bench_samplers.py

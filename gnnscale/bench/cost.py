@@ -133,7 +133,7 @@ def count(model: nn.Module, forward: Callable[[], object]) -> dict[str, Layer]:
     layers = {ELSEWHERE: Layer(ELSEWHERE, ELSEWHERE)}
     for name, module in parts(model):
         own = list(module.parameters())
-        layers[name] = Layer(name, kind(module), sum(p.numel() for p in own), sum(map(size, own)))
+        layers[name] = Layer(name, kind(module), parameter_count(module), sum(map(size, own)))
     now = [ELSEWHERE]
 
     def enter(name: str, given: tuple) -> None:

@@ -3,15 +3,18 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
 
 from gnnscale.bench.settings import Bench
 from gnnscale.bench.subject import Subject
 from gnnscale.bench.workloads import Workload
 from gnnscale.catalog import Catalog
 from gnnscale.core.record import write_json
+from gnnscale.core.site import sites
 from gnnscale.core.sparse import SparseRows
 
 SOURCE = (
@@ -80,9 +83,17 @@ def analytic(subject: Subject) -> dict[str, int]:
         "graph": _bytes(graph.indptr) + _bytes(graph.indices) + weight,
         "features": _bytes(x),
         "labels": _bytes(run.data.y),
-        "parameters": sum(_bytes(p) for p in run.model.parameters()),
+        "parameters": sum(_bytes(p) for p in held(run.model)),
         "history": history,
     }
+
+
+def held(model: nn.Module) -> Iterator[Tensor]:
+    """What of a model is weights: parameters, and codes with their scales where they are codes."""
+    yield from model.parameters()
+    for _, site in sites(model):
+        if getattr(site.quantizer, "integer", False):
+            yield from site.quantizer.buffers()
 
 
 def _bytes(value: Any) -> int:

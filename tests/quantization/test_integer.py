@@ -12,6 +12,7 @@ from compositions import CATALOG, toy, train
 from gnnscale import finished, session
 from gnnscale.architecture.gcn import GCN
 from gnnscale.architecture.gin import GIN
+from gnnscale.bench.memory import held
 from gnnscale.core.batch import Memo
 from gnnscale.core.errors import UsageError
 from gnnscale.core.record import Record
@@ -200,6 +201,7 @@ def test_bytes_are_those_that_are_stored(sixty):
         floats = 4 * (16 + 4 + 2 * 16)
         assert model_bytes(integer) == codes + scales + ranges + floats
         assert parameter_count(integer) == parameter_count(model) == 7 * 16 + 16 * 4 + 16 + 4 + 32
+        assert sum(t.numel() * t.element_size() for t in held(integer)) == model_bytes(integer)
         assert not fake(integer)
         assert fake(model)
 
