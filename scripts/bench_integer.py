@@ -25,7 +25,7 @@ SETS = {
     "cora": ["dataset=cora", "trainer.epochs=200"],
     "coauthor_cs": ["dataset=coauthor_cs", "dataset.split=per_class", "trainer.epochs=200"],
     "synthetic": ["dataset=synthetic", "dataset.nodes=200000", "dataset.degree=20",
-                  "dataset.features=128", "dataset.train=0.5", "trainer.epochs=60",
+                  "dataset.features=128", "dataset.train=0.5", "trainer.epochs=40",
                   "trainer.evaluate_every=5"],
 }  # fmt: skip
 """The last one: 200,000 nodes, 4,000,000 edges."""
