@@ -22,14 +22,15 @@ import numba
 import torch
 
 SETS = {
-    "cora": ["dataset=cora", "trainer.epochs=200"],
-    "coauthor_cs": ["dataset=coauthor_cs", "dataset.split=per_class", "trainer.epochs=200"],
+    "cora": ["dataset=cora", "dataset.download=false", "trainer.epochs=200"],
+    "coauthor_cs": ["dataset=coauthor_cs", "dataset.download=false", "dataset.split=per_class",
+                    "trainer.epochs=200"],
     "synthetic": ["dataset=synthetic", "dataset.nodes=200000", "dataset.degree=20",
                   "dataset.features=128", "dataset.train=0.5", "trainer.epochs=40",
                   "trainer.evaluate_every=5"],
 }  # fmt: skip
 """The last one: 200,000 nodes, 4,000,000 edges."""
-COMMON = ["dataset.download=false", "seeds=1", "architecture.hidden=64", "architecture.dropout=0.5",
+COMMON = ["seeds=1", "architecture.hidden=64", "architecture.dropout=0.5",
           "optimizer.lr=0.01", "optimizer.weight_decay=5e-4"]  # fmt: skip
 FORMS = {"float32": [], "bfloat16": ["hardware.precision=bfloat16"]}
 WORKLOADS = ("full", "query_1", "query_32")
