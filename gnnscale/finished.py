@@ -17,6 +17,7 @@ from gnnscale.compose import Plan
 from gnnscale.core.data import GraphData, Shape
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Scaled
+from gnnscale.core.ops.bits import Signs
 from gnnscale.core.ops.coded import Coded, SparseCodes
 from gnnscale.core.record import Record, write_bytes, write_json
 from gnnscale.core.site import sites
@@ -304,8 +305,9 @@ def _note(codes: dict[str, Any], name: str, site: Any, given: Any, out: Any) -> 
     rows = out.rows if isinstance(out, Scaled) else out
     if isinstance(rows, SparseCodes | SparseRows) or name in codes:
         return
-    values = rows.values() if isinstance(rows, Coded) else rows
-    codes[name] = (values / site.quantizer.grid.scale).round()
+    values = rows.values() if isinstance(rows, Coded | Signs) else rows
+    grid = getattr(site.quantizer, "grid", None)  # signs have none
+    codes[name] = values if grid is None else (values / grid.scale).round()
 
 
 # -- re-scoring ---------------------------------------------------------------------------------

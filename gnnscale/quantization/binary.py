@@ -87,6 +87,11 @@ class BinaryInput(nn.Module):
         self.mode = mode
         self.center = None if width is None else RowNorm(width, momentum=momentum)
 
+    @property
+    def bits(self) -> int | None:
+        """Width of what is handed on; None where it is real."""
+        return 1 if self.mode == "sign" else None
+
     def forward(self, x: Tensor, hop: Hop | None = None) -> Tensor:
         """What takes the place of ``x``."""
         x = full(x) if self.center is None else self.center(x)
@@ -111,8 +116,8 @@ class Binary(Quantizer):
     (theirs is a product of vectors, by default of this one alone). Where a layer aggregates the
     narrower side, the sign is taken of what its linear map reads, before or after the aggregation.
 
-    Products are computed in float, where sums of -1 and +1 are exact; ``gnnscale.core.ops.bits``
-    has the packed kernels.
+    Products are computed in float, where sums of -1 and +1 are exact; ``gnnscale convert`` makes a
+    model whose signs are bits and whose products are XNOR and popcount (``core.ops.bits``).
 
     Args:
         weights: binary or real (as they are, but rescaled). inputs: sign, tanh or real. roles:

@@ -14,9 +14,11 @@ from gnnscale.core.ops.codes import Grid, encode
 from gnnscale.core.site import Site, sites
 from gnnscale.core.sparse import SparseRows
 from gnnscale.core.traits import Trait, traits
-from gnnscale.core.values import Bits
+from gnnscale.core.values import Count
 from gnnscale.quantization._base import Quantizer
 from gnnscale.quantization._fake import Coding, FakeQuant
+from gnnscale.quantization._signs import SignInput, SignWeight
+from gnnscale.quantization.binary import BinaryInput, BinaryWeight
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
@@ -154,7 +156,9 @@ class Integer(Quantizer):
 
     Args:
         weights, activations: bits of each site by its name; sites without are left in float.
-        symmetric: weights whose codes are signed. scales: weights with a scale per output.
+        symmetric: weights whose codes are signed. scales: weights with a scale per output; those of
+            1 bit are signs, and the scale is their factor.
+        centred: activations of 1 bit, signs, that batch norm stands in front of, and their width.
 
     Raises: UsageError if there are no sites: it is not trained, it is converted.
     """
@@ -163,21 +167,27 @@ class Integer(Quantizer):
 
     def __init__(
         self,
-        weights: dict[str, Bits] | None = None,
-        activations: dict[str, Bits] | None = None,
+        weights: dict[str, Count] | None = None,
+        activations: dict[str, Count] | None = None,
         symmetric: list[str] | None = None,
         scales: list[str] | None = None,
+        centred: dict[str, Count] | None = None,
     ):
         self.weights, self.activations = dict(weights or {}), dict(activations or {})
         self.symmetric, self.scales = set(symmetric or ()), set(scales or ())
+        self.centred = dict(centred or {})
         if not self.weights and not self.activations:
             raise UsageError(
                 "quantization=integer: is not trained but made of a finished run that was trained "
-                "with quantization=qat, degree or ptq; type gnnscale convert run=<folder>"
+                "with quantization=qat, degree, ptq or binary; type gnnscale convert run=<folder>"
             )
 
     def make(self, site: Site, name: str, weight: nn.Parameter | None) -> nn.Module | None:
         """Empty codes of the right size."""
+        if weight is not None and self.weights.get(name) == 1:
+            return SignWeight(weight.shape, site.channel, name in self.scales)
+        if self.activations.get(name) == 1:
+            return SignInput(self.centred.get(name))
         if weight is not None and name in self.weights:
             channels = weight.shape[site.channel] if name in self.scales else None
             return IntegerWeight(
@@ -189,7 +199,7 @@ class Integer(Quantizer):
         """Fill the sites; weights that are codes are no parameters any more."""
         super().attach(model)
         for name, site in sites(model):
-            if isinstance(site.quantizer, IntegerWeight):
+            if isinstance(site.quantizer, IntegerWeight | SignWeight):
                 owner = name.rpartition(".")[0]
                 parent = attrgetter(owner)(model) if owner else model
                 parent._parameters[site.of] = None
@@ -203,9 +213,18 @@ class Integer(Quantizer):
                 value.copy_(trained[name])
         for name, site in sites(model):
             module = site.quantizer
-            if isinstance(module, IntegerWeight):
-                owner = name.rpartition(".")[0]
-                weight = trained[f"{owner}.{site.of}" if owner else site.of]
+            owner = name.rpartition(".")[0]
+            kept = f"{owner}.{site.of}" if owner else site.of
+            inside = f"{name}.quantizer."
+            if isinstance(module, SignWeight):
+                weight = trained[kept]
+                rest = [d for d in range(weight.dim()) if d != site.channel % weight.dim()]
+                module.take(weight, trained.get(f"{inside}scale", weight.abs().mean(rest)))
+            elif isinstance(module, SignInput):
+                module.take({k.removeprefix(inside): v for k, v in trained.items()
+                             if k.startswith(inside)})  # fmt: skip
+            elif isinstance(module, IntegerWeight):
+                weight = trained[kept]
                 coding = Coding(module.bits, module.symmetric)
                 coder = FakeQuant(coding, module.channels, site.channel)
                 coder.track(weight)
@@ -220,15 +239,19 @@ def describe(model: nn.Module, option: str | None) -> dict[str, Any]:
 
     option: the quantizer's name. Raises UsageError for sites that have no integer form.
     """
-    found: dict[str, Any] = {"weights": {}, "activations": {}, "symmetric": [], "scales": []}
+    found: dict[str, Any] = {"weights": {}, "activations": {}, "symmetric": [], "scales": [],
+                             "centred": {}}  # fmt: skip
     for name, site in sites(model):
         quantizer = site.quantizer
+        if isinstance(quantizer, BinaryWeight | BinaryInput):
+            _signs(found, name, quantizer, option)
+            continue
         if quantizer is None or (isinstance(quantizer, FakeQuant) and not quantizer.seen):
             continue  # nothing has ever passed it
         if not isinstance(quantizer, FakeQuant):
             raise UsageError(
                 f"quantization={option}: {name} has no integer form; runs trained with "
-                "quantization=qat, degree or ptq have"
+                "quantization=qat, degree, ptq or binary have"
             )
         if quantizer.bits > 8:
             raise UsageError(
@@ -247,6 +270,28 @@ def describe(model: nn.Module, option: str | None) -> dict[str, Any]:
     if not found["weights"] and not found["activations"]:
         raise UsageError(
             f"quantization={option or 'none'}: the run has no codes to convert; train it with "
-            "quantization=qat, degree or ptq"
+            "quantization=qat, degree, ptq or binary"
         )
     return found
+
+
+def _signs(found: dict[str, Any], name: str, quantizer: Any, option: str | None) -> None:
+    """Describe a site of a binary network. Raises UsageError where it holds no signs."""
+    if isinstance(quantizer, BinaryWeight):
+        if not quantizer.binary:
+            raise UsageError(
+                f"quantization={option}: {name} is a real weight, which has no integer form; train "
+                "with quantization.weights=binary"
+            )
+        found["weights"][name] = 1
+        if quantizer.rescale != "none":
+            found["scales"].append(name)
+        return
+    if quantizer.mode != "sign":
+        raise UsageError(
+            f"quantization={option}: {name} hands on {quantizer.mode} values, which have no "
+            "integer form; train with quantization.inputs=sign or real"
+        )
+    found["activations"][name] = 1
+    if quantizer.center is not None:
+        found["centred"][name] = len(quantizer.center.running_mean)

@@ -1,8 +1,9 @@
 import numba
 import pytest
 import torch
+import torch.nn.functional as F
 
-from gnnscale.core.ops.bits import pack, product, sign
+from gnnscale.core.ops.bits import Signs, pack, product, sign, unpack
 
 
 def randn(*size, seed=0):
@@ -54,3 +55,37 @@ def test_nothing_depends_on_threads():
 
 def test_no_rows():
     assert product(pack(torch.zeros(0, 5)), pack(torch.ones(3, 5)), 5).shape == (0, 3)
+
+
+@pytest.mark.parametrize("columns", [1, 64, 130])
+def test_bits_come_back_as_signs(columns):
+    x = randn(7, columns)
+    assert torch.equal(unpack(pack(x), columns), sign(x))
+
+
+def test_products_of_signs_are_those_of_floats_exactly():
+    x, w, scale, bias = randn(9, 100), randn(5, 100, seed=1), 2.0 ** randn(5).round(), randn(5)
+    left, right = Signs(pack(x), 100), Signs(pack(w), 100, scale)
+    want = (sign(x) @ sign(w).T) * scale
+    assert torch.equal(left @ right.T, want)
+    assert torch.equal(F.linear(left, right), want)
+    assert torch.equal(F.linear(left, right, bias), want + bias)
+    assert torch.equal(left[:4] @ right.T, want[:4])
+    assert torch.equal(left[torch.tensor([3, 0])] @ right.T, want[[3, 0]])
+    assert left._values is None  # nothing was made float32
+    assert right._values is None
+
+
+def test_signs_are_their_values_elsewhere():
+    x, w, scale = randn(6, 70), randn(5, 70, seed=1), randn(5).abs()
+    left, right = Signs(pack(x), 70), Signs(pack(w), 70, scale)
+    weight = sign(w) * scale.unsqueeze(1)
+    assert left.shape == x.shape
+    assert right.T.shape == (70, 5)
+    assert len(right.T) == 70
+    assert torch.equal(right.values(), weight)
+    assert torch.equal(x @ right.T, x @ weight.T)  # real inputs of a first layer
+    assert torch.equal(F.linear(x, right), F.linear(x, weight))
+    for f in (lambda s: s * 2, lambda s: 1 + s, lambda s: s - 1, lambda s: s[:, :3],
+              lambda s: torch.cat([s, s]), lambda s: s.view(-1, 10), lambda s: s + s):  # fmt: skip
+        assert torch.equal(f(left), f(sign(x)))

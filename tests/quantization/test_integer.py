@@ -128,6 +128,34 @@ def test_other_trainings_have_their_integer_models(quantization, tmp_path):
     assert json.loads((out / "seed-0/codes.json").read_text()) == about
 
 
+@pytest.mark.parametrize("architecture", ["gcn", "sage", "gin", "edgeconv", "mlp"])
+def test_signs_are_bits(architecture, tmp_path):
+    changes = {} if architecture == "edgeconv" else {"architecture": {"depth": 3}}
+    folder = quantized(tmp_path, quantization="binary", architecture=architecture, changes=changes,
+                       how={"center": True})  # fmt: skip
+    out, (about,) = converted(folder)
+    assert about["codes"]["equal"] == 1
+    assert about["logits"] < 1e-4
+    assert about["agree"] == 1
+    before, after = (Record.load(f / "seed-0/record.json") for f in (folder, out))
+    assert before.parameters == after.parameters
+    assert before.sites == after.sites
+    assert set(after.sites.values()) == {1}
+    stored = checkpoint.load(out / "seed-0/checkpoint.pt")["model"]
+    for name in after.sites:
+        if f"{name}.quantizer.words" in stored:
+            assert f"{name.removesuffix('q_weight')}weight" not in stored
+
+
+@pytest.mark.parametrize("how", [{"inputs": "tanh"}, {"weights": "real"}])
+def test_what_holds_no_signs_is_refused(how, tmp_path):
+    folder = quantized(tmp_path, quantization="binary", changes={"architecture": {"depth": 3}},
+                       how={"rescale": "mean", **how})  # fmt: skip
+    with pytest.raises(UsageError, match="no integer form; train with quantization"):
+        converted(folder)
+    assert not (tmp_path / "run-integer").exists()
+
+
 def test_sums_linear_maps_and_rectifiers_are_bit_identical(sixty):
     """Scales are powers of two and sums small: floats are exact in both."""
     data = sixty.with_(x=sixty.x.float())

@@ -4,9 +4,12 @@ A bit is set where the value is +1, and +1 is the sign of everything that is at 
 of a row stand in words of 64, the rest of the last word is 0 in all rows, so that it never differs.
 """
 
+from typing import Any
+
 import numba
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
@@ -109,6 +112,13 @@ def pack(x: Tensor) -> Tensor:
     return out
 
 
+def unpack(packed: Tensor, columns: int) -> Tensor:
+    """The signs of packed rows, -1 and +1 in float32. Shapes: [n, W] -> [n, columns]."""
+    places = torch.arange(WORD)
+    set_ = (packed.unsqueeze(2) >> places) & 1
+    return (2 * set_ - 1).flatten(1)[:, :columns].float()
+
+
 def product(x: Tensor, y: Tensor, columns: int) -> Tensor:
     """x y^T of packed rows of ``columns`` signs: C - 2 popcount(x xor y), an integer.
 
@@ -119,6 +129,104 @@ def product(x: Tensor, y: Tensor, columns: int) -> Tensor:
     out = torch.empty(len(x), len(y), dtype=torch.int32)
     _product(_words(x), _words(y.T), columns, out.numpy())
     return out
+
+
+class Signs:
+    """A matrix [n, C] of -1 and +1 as bits, its columns' factors beside it where it is a weight.
+
+    A product with another one is that of bits; everything else is done to the float32 values.
+
+    Args:
+        words: [n, W] as ``pack`` gives them. columns: C. scale: [n] factors of rows, or None.
+        turned: it stands for the transposed matrix, [C, n].
+    """
+
+    dtype = torch.float32
+    device = torch.device("cpu")
+    requires_grad = False
+
+    def __init__(
+        self, words: Tensor, columns: int, scale: Tensor | None = None, turned: bool = False
+    ):
+        self.words, self.columns, self.scale, self.turned = words, columns, scale, turned
+        self._values: Tensor | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """[n, C], or [C, n] where it is turned."""
+        size = (len(self.words), self.columns)
+        return torch.Size(size[::-1] if self.turned else size)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def dim(self) -> int:
+        """Two."""
+        return 2
+
+    @property
+    def T(self) -> "Signs":
+        """The transposed matrix."""
+        return Signs(self.words, self.columns, self.scale, not self.turned)
+
+    def values(self) -> Tensor:
+        """The float32 matrix, made once."""
+        if self._values is None:
+            values = unpack(self.words, self.columns)
+            values = values if self.scale is None else values * self.scale.unsqueeze(1)
+            self._values = values.T if self.turned else values
+        return self._values
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.values(), name)
+
+    def __getitem__(self, rows: Any) -> Any:
+        by_row = isinstance(rows, slice) or (isinstance(rows, Tensor) and rows.dim() == 1)
+        if self.turned or self.scale is not None or not by_row:
+            return self.values()[rows]
+        return Signs(self.words[rows], self.columns)
+
+    def __matmul__(self, other: Any) -> Tensor:
+        plain = not self.turned and self.scale is None
+        if plain and isinstance(other, Signs) and other.turned:
+            found = product(self.words, other.words, self.columns).float()
+            return found if other.scale is None else found.mul_(other.scale)
+        return self.values() @ _plain(other)
+
+    def __rmatmul__(self, other: Any) -> Any:
+        return other @ self.values()
+
+    def __mul__(self, other: Any) -> Tensor:
+        return self.values() * _plain(other)
+
+    def __add__(self, other: Any) -> Tensor:
+        return self.values() + _plain(other)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return self.values() - _plain(other)
+
+    __rmul__, __radd__ = __mul__, __add__
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        """Linear maps of signs by signs are products of bits, the rest is done to the values."""
+        kwargs = kwargs or {}
+        if function is F.linear and all(isinstance(a, Signs) for a in args[:2]):
+            x, w, bias = (*args, None)[:3]
+            found = x @ w.T
+            bias = kwargs.get("bias", bias)
+            return found if bias is None else found + bias
+        return function(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Signs):
+        return value.values()
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(v) for v in value)
+    return value
 
 
 def nearest(x: Tensor, offsets: Tensor, owner: Tensor, indptr: Tensor) -> Tensor:
