@@ -123,7 +123,7 @@ def stored_row(name: str, model: str, place: Path, found: dict[str, Any]) -> lis
     codes = json.loads((place / "int8/seed-0/codes.json").read_text())["codes"]["equal"]
     small, large = records["int8"]["model_bytes"], records["float"]["model_bytes"]
     sides = (found["float32"]["versus"][0]["measurement"], found["float32"])
-    peaks = [f"{side['memory'][phase]['peak_mib']:.0f}" for phase in ("full", "load")
+    peaks = [f"{side['memory'][phase]['mib']:.0f}" for phase in ("full", "load")
              for side in sides]  # fmt: skip
     scores = [f"{100 * record['metric']['test']:.2f}" for record in records.values()]
     bytes_ = [str(large), str(small), f"{large / small:.2f}"]
