@@ -134,6 +134,7 @@ def spent_rows(name: str, model: str, place: Path, passes: int = 9) -> list[list
     """Where one pass over the whole graph spends its time: the median of some passes."""
     from gnnscale.core import ops
     from gnnscale.core.ops import coded
+    from gnnscale.core.sparse import SparseRows
     from gnnscale.graph.whole import whole_batch
 
     torch.set_num_threads(1)
@@ -157,11 +158,12 @@ def spent_rows(name: str, model: str, place: Path, passes: int = 9) -> list[list
                (coded, "_sparse_product", "products"), (torch, "_int_mm", "products"),
                (coded.Product, "_by_floats", "products"), (ops._Total, "apply", "sums"),
                (ops._WeightedTotal, "apply", "sums"), (ops._Extreme, "apply", "sums"),
-               (torch.Tensor, "__matmul__", "products"),
+               (torch.Tensor, "__matmul__", "products"), (SparseRows, "__matmul__", "products"),
                (torch.nn.functional, "linear", "products")]  # fmt: skip
     rows = []
     for form in ("float", "int8"):
         run = loaded(place / form)
+        run.model.eval()
         batch = whole_batch(run.data, run.model.need)
         with torch.no_grad():
             run.model(batch)
