@@ -56,6 +56,7 @@ def test_histories_are_counted_however_a_sampler_holds_them(tmp_path):
     assert memory.analytic(made)["history"] == 2 * 200 * 16 * 4 + parts
 
 
+@pytest.mark.process
 @linux
 @pytest.mark.skipif(TIME is None, reason="GNU time is not installed (apt-get install time)")
 def test_the_peak_is_that_of_gnu_time(subject, tmp_path):
@@ -71,6 +72,7 @@ def test_the_peak_is_that_of_gnu_time(subject, tmp_path):
     assert said > 100
 
 
+@pytest.mark.process
 @linux
 def test_a_phase_has_a_process_of_its_own(subject, tmp_path):
     """This process's own heap is not in it."""

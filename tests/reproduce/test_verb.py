@@ -10,6 +10,7 @@ from gnnscale.core.errors import UsageError
 from gnnscale.core.record import Record
 
 
+@pytest.mark.process
 def test_a_table_runs_is_compared_and_judged_and_goes_on(reproduce, here):
     code, said = reproduce("table=toy", "jobs=2")
     assert code == 0
