@@ -324,13 +324,14 @@ def teacher_plan(plan: Plan, catalog: Catalog, trusted: frozenset[str]) -> Plan 
 
 def skeleton(plan: Plan) -> nn.Module:
     """The model of a plan on toy sizes and without memory, its sites filled: what it is made of."""
-    sampler, quantizer = plan.one("sampler"), plan.one("quantization")
+    sampler, quantizer, model = map(plan.one, ("sampler", "quantization", "architecture"))
+    assert model is not None
     with torch.device("meta"):
         shape = Shape(8, 3) if sampler is None else sampler.make().widen(Shape(8, 3))
-        model = plan.one("architecture").make(shape)
+        made = model.make(shape)
     if quantizer is not None:
-        quantizer.make().attach(model)
-    return model
+        quantizer.make().attach(made)
+    return made
 
 
 # -- building -----------------------------------------------------------------------------------

@@ -92,8 +92,9 @@ def held(model: nn.Module) -> Iterator[Tensor]:
     """What of a model is weights: parameters, and codes with their scales where they are codes."""
     yield from model.parameters()
     for _, site in sites(model):
-        if getattr(site.quantizer, "integer", False):
-            yield from site.quantizer.buffers()
+        quantizer = site.quantizer
+        if quantizer is not None and getattr(quantizer, "integer", False):
+            yield from quantizer.buffers()
 
 
 def _bytes(value: Any) -> int:
