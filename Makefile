@@ -73,7 +73,7 @@ bench-distillation: install ## every distillation loss, students GCN and MLP, ho
 bench-depth: install ## activation memory of plain, reversible, tied and equilibrium networks over depth, minutes
 	$(BIN)/python scripts/bench_depth.py
 
-bench-integer: install ## integer inference beside float32 and bfloat16, about half an hour (GNNSCALE_DATA=DIR)
+bench-integer: install ## integer inference beside float32 and bfloat16 (GNNSCALE_DATA=DIR)
 	$(BIN)/python scripts/bench_integer.py $(BIN)/gnnscale runs/integer
 
 bench-popcount: install ## products of signs by XNOR and popcount beside float products, a minute

@@ -35,7 +35,7 @@ class SignWeight(nn.Module):
 
     @property
     def entries(self) -> int:
-        """How many weights and factors there are."""
+        """How many weights and factors there are, also of factors that are means of weights."""
         return self.shape.numel() + (0 if self.scale is None else len(self.scale))
 
     def take(self, weight: Tensor, scale: Tensor | None) -> None:

@@ -244,6 +244,14 @@ def describe(model: nn.Module, option: str | None) -> dict[str, Any]:
     for name, site in sites(model):
         quantizer = site.quantizer
         if isinstance(quantizer, BinaryWeight | BinaryInput):
+            path = name.rpartition(".")[0]
+            parent = attrgetter(path)(model) if path else model
+            if site.role == "weight" and getattr(parent, site.of).dim() != 2:
+                raise UsageError(
+                    f"quantization={option}: {name} is a stack of binary matrices, which has no "
+                    "integer form; binary runs of architectures whose weights are matrices have, "
+                    "e.g. architecture=sage"
+                )
             _signs(found, name, quantizer, option)
             continue
         if quantizer is None or (isinstance(quantizer, FakeQuant) and not quantizer.seen):

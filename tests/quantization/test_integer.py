@@ -147,6 +147,13 @@ def test_signs_are_bits(architecture, tmp_path):
             assert f"{name.removesuffix('q_weight')}weight" not in stored
 
 
+def test_stacks_of_binary_matrices_are_refused_by_name(tmp_path):
+    folder = quantized(tmp_path, quantization="binary", architecture="pna")
+    with pytest.raises(UsageError, match=r"q_weight is a stack of binary matrices"):
+        converted(folder)
+    assert not (tmp_path / "run-integer").exists()
+
+
 @pytest.mark.parametrize("how", [{"inputs": "tanh"}, {"weights": "real"}])
 def test_what_holds_no_signs_is_refused(how, tmp_path):
     folder = quantized(tmp_path, quantization="binary", changes={"architecture": {"depth": 3}},

@@ -449,6 +449,19 @@ def test_percentiles_are_order_statistics(share):
     assert quantizer.low == ordered[k - 1]
 
 
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_percentiles_of_what_is_mostly_zero_are_its_extremes(kind):
+    x = torch.zeros(100, 10)
+    x[3, 4], x[7, 1] = 2.0, -1.0
+    coder = FakeQuant(Coding(4, False, "percentile", percentile=0.01))
+    coder.train()(x if kind == "dense" else SparseRows.from_dense(x))
+    assert (coder.low, coder.high) == (-1, 2)
+    x[:, 0] = 1.0  # a tenth of the entries: no longer nothing
+    coder = FakeQuant(Coding(4, False, "percentile", percentile=0.01))
+    coder.train()(x)
+    assert (coder.low, coder.high) == (0, 1)
+
+
 def test_percentiles_of_many_entries_are_close():
     x = randn(1_000_000)
     quantizer = FakeQuant(Coding(8, range="percentile", percentile=0.01)).train()
