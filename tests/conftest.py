@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numba
 import pytest
 import torch
 from compositions import permuted, silenced
@@ -16,6 +17,12 @@ from gnnscale.graph.whole import whole_batch
 
 SIX = ((1, 0), (2, 0), (4, 0), (0, 1), (0, 2), (1, 2), (3, 2), (4, 2), (2, 3), (3, 4))
 """Edges j -> i by hand: directed, in-degrees 3 1 4 1 1 0, node 5 alone."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def as_many_threads_as_torch():
+    """With OMP_NUM_THREADS=1 compiled loops run, and are compiled, for one thread."""
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,11 +5,15 @@ a source has changed, a process that is killed between the two leaves an index t
 code of another version, and every later process jumps into it; two processes that compile at once
 can give one number to two signatures. A function called from another file may change without the
 caller's being compiled anew. Hence: names carry a sum over all our sources, and savers take turns.
+
+Compiling a parallel loop takes two to four times as long as compiling the same loop for one thread,
+and starting its threads costs more than a small graph's rows; so each has both forms.
 """
 
 import hashlib
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,15 +26,43 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """``numba.njit`` without the interpreter's lock, kept on disk; ``options`` are numba's."""
+    """``numba.njit`` without the interpreter's lock, kept on disk; ``options`` are numba's.
+
+    With ``parallel=True``: a ``Parallel``, which compiled functions can't call.
+    """
 
     def compile_(function: Callable[..., Any]) -> Any:
-        dispatcher = numba.njit(nogil=True, **options)(function)
-        if hasattr(dispatcher, "enable_caching"):  # not with NUMBA_DISABLE_JIT
-            dispatcher._cache = Cache(function)
-        return dispatcher
+        if options.get("parallel"):
+            return Parallel(
+                kept(function, **options), kept(function, **options | {"parallel": False})
+            )
+        return kept(function, **options)
 
     return compile_
+
+
+def kept(function: Callable[..., Any], **options: Any) -> Any:
+    """The dispatcher of a function, with a cache of its own form."""
+    dispatcher = numba.njit(nogil=True, **options)(function)
+    if hasattr(dispatcher, "enable_caching"):  # not with NUMBA_DISABLE_JIT
+        dispatcher._cache = Cache(function, "" if options.get("parallel", True) else ".serial")
+    return dispatcher
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """A function over ``prange`` in two forms: for several threads, and for one.
+
+    Which one runs is decided per call, by ``numba.get_num_threads()``. Rows are computed by the
+    same operations in the same order in both.
+    """
+
+    threads: Callable[..., Any]
+    serial: Callable[..., Any]
+
+    def __call__(self, *args: Any) -> Any:
+        """The function's value."""
+        return (self.threads if numba.get_num_threads() > 1 else self.serial)(*args)
 
 
 @cache
@@ -47,12 +79,12 @@ def sources(holding: bytes = b"compiled") -> str:
 class Cache(FunctionCache):
     """numba's cache of one function, under names that no other version has."""
 
-    def __init__(self, function: Callable[..., Any]):
+    def __init__(self, function: Callable[..., Any], form: str = ""):
         super().__init__(function)
         own = Path(function.__code__.co_filename)
         content = own.read_bytes() if own.is_file() else b""
         stamp = hashlib.sha256(sources().encode() + content).hexdigest()[:16]
-        self.base = self._impl.filename_base
+        self.base = self._impl.filename_base + form
         self.stamp = stamp
         self._cache_file = IndexDataCacheFile(self._cache_path, f"{self.base}.{stamp}", stamp)
 

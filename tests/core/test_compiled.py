@@ -101,7 +101,8 @@ def test_one_file_that_compiles_changes_every_name(monkeypatch, tmp_path):
     assert Cache(function).stamp == before
 
 
-def test_it_is_numba_s_njit():
+@pytest.fixture
+def total():
     @compiled(parallel=True)
     def total(x):
         s = 0.0
@@ -109,6 +110,29 @@ def test_it_is_numba_s_njit():
             s += x[k]
         return s
 
+    return total
+
+
+def test_it_is_numba_s_njit(total):
     assert total(np.arange(5.0)) == 10
-    assert total.targetoptions["nogil"]
-    assert total.targetoptions["parallel"]
+    for form, parallel in ((total.threads, True), (total.serial, False)):
+        assert form.targetoptions["nogil"]
+        assert form.targetoptions["parallel"] is parallel
+
+
+def test_one_thread_runs_the_serial_form(total):
+    before = numba.get_num_threads()
+    if numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("one core")
+    try:
+        for threads, compiled_forms in ((1, (0, 1)), (2, (1, 1))):
+            numba.set_num_threads(threads)
+            assert total(np.arange(5.0)) == 10
+            assert (len(total.threads.signatures), len(total.serial.signatures)) == compiled_forms
+    finally:
+        numba.set_num_threads(before)
+
+
+def test_the_forms_are_kept_apart(total):
+    bases = {form._cache.base for form in (total.threads, total.serial)}
+    assert len(bases) == 2
