@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gnnscale.architecture._base import divisible, glorot
 from gnnscale.architecture._stack import Act, Stack
 from gnnscale.core.batch import Memo
 from gnnscale.core.hop import Hop, Need
-from gnnscale.core.ops.dropout import dropout
 from gnnscale.core.site import Site
 from gnnscale.core.traits import Trait, traits
 from gnnscale.core.values import Count, Rate
@@ -48,12 +46,10 @@ class GATConv(nn.Module):
         """One convolution over ``hop``."""
         z = self.q_input(h, hop) @ self.q_weight(self.weight)
         z = self.q_message(z, hop).view(len(h), self.heads, self.size)  # [n_src, heads, D]
-        left = (z * self.q_left(self.left)).sum(-1)  # [n_src, heads]
-        right = (z[: hop.graph.n_dst] * self.q_right(self.right)).sum(-1)  # [n_dst, heads]
-        e = self.q_attention(hop.edges(torch.add, left, right), hop)  # [E, heads]
-        a = hop.softmax(F.leaky_relu(e, 0.2))
-        a = dropout(a, self.attention_dropout) if self.training else a
-        out = hop.reduce(lambda z: z, z, weight=a)  # [n_dst, heads, D]
+        out = hop.attend(  # [n_dst, heads, D]
+            z, self.q_left(self.left), self.q_right(self.right), 0.2,
+            self.attention_dropout if self.training else 0.0, self.q_attention.within(hop),
+        )  # fmt: skip
         out = out.flatten(1) if self.concat else out.mean(1)
         return self.q_update(self.q_aggregate(out, hop) + self.bias, hop)
 

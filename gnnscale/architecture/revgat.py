@@ -31,6 +31,8 @@ class Thinned(Hop):
 
     kept: Tensor | None = None
 
+    attends = False
+
     def softmax(self, e: Tensor) -> Tensor:
         """Over the kept in-edges of each destination, [E, heads] -> [E, heads]."""
         assert self.kept is not None

@@ -18,6 +18,7 @@ from gnnscale.core.ops.fused import Factors, several
 AGGREGATORS = ("sum", "add", "mean", "max", "min", "var", "std")
 STD_EPS = 1e-5
 """Under the root of ``std`` (EGC, sec. 3.1)."""
+PRODUCTS = {"sum", "add"}
 TOGETHER = {"max", "min", "var", "std"}
 """Any of them makes one pass for all faster than a sparse product for each."""
 
@@ -77,6 +78,9 @@ class Hop:
     own = frozenset[str]()
     """Aggregators that a subclass computes in its own way: none of them joins a common pass."""
 
+    attends = True
+    """Whether attention may take one pass: softmax and weighted sums are no subclass's own."""
+
     def lift(self, h: Tensor) -> Tensor:
         """Rows of the previous level to source rows, [n_prev, D] -> [n_src, D].
 
@@ -109,8 +113,8 @@ class Hop:
         """
         if weight is not None and op != "sum":
             raise ValueError(f"aggregator '{op}' takes no edge weights; only 'sum' does")
-        m = _messages(message, h)
         names = (op,) if isinstance(op, str) else op
+        m = _messages(message, h, names)
         if self._in_one_pass(m, names):
             found = self._several(m, names).unbind(1)
         else:
@@ -124,7 +128,7 @@ class Hop:
 
         Shapes: message(h) [n_src, D] -> [n_dst, len(names) D].
         """
-        m = _messages(message, h)
+        m = _messages(message, h, names)
         if self._in_one_pass(m, names):
             return self._several(m, names).flatten(1)
         found = [self._reduce(m, name, None) for name in names]
@@ -179,11 +183,7 @@ class Hop:
         return Hop(self.graph.edgewise).reduce(lambda m: m, values, op)
 
     def _operator(self, m: Tensor) -> Tensor:
-        z = m if self.src is None else m * self.src.unsqueeze(1)
-        z = ops.total(self.graph, z, self.weight)
-        if self.dst is not None:
-            z = z * self.dst.unsqueeze(1)
-        return z if self.diag is None else torch.addcmul(z, m[: len(z)], self.diag.unsqueeze(1))
+        return ops.operator(self.graph, m, self._factors())
 
     def _rest(self, scaled: Tensor) -> Tensor:
         """The operator without its sources' factors, which the rows have."""
@@ -212,6 +212,35 @@ class Hop:
         Shapes: h_src [n_src, ...], h_dst [n_dst, ...] -> [E, ...].
         """
         return fn(h_src.index_select(0, self.graph.indices), h_dst.index_select(0, self.graph.dst))
+
+    def attend(
+        self,
+        z: Tensor,
+        source: Tensor,
+        target: Tensor,
+        slope: float,
+        p: float = 0.0,
+        scores: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """sum_j drop(a_ij) z_j with a_ij = softmax_j LeakyReLU(e_ij), the self entry an edge.
+
+        e_ij = source_h . z_jh + target_h . z_ih, passed through ``scores`` where it is given;
+        without it one pass computes all, where the device has one.
+
+        Shapes: z [n_src, heads, D], source, target [heads, D] -> [n_dst, heads, D].
+        """
+        if scores is None and self.attends and isinstance(z, Tensor) and ops.fuses(z.device):
+            return self._attention(z, source, target, slope, p)
+        left = (z * source).sum(-1)  # [n_src, heads]
+        right = (z[: self.graph.n_dst] * target).sum(-1)  # [n_dst, heads]
+        e = self.edges(torch.add, left, right)  # [E, heads]
+        a = self.softmax(F.leaky_relu(e if scores is None else scores(e), slope))
+        return self.reduce(lambda z: z, z, weight=dropout(a, p))
+
+    def _attention(
+        self, z: Tensor, source: Tensor, target: Tensor, slope: float, p: float
+    ) -> Tensor:
+        return ops.attention(self.graph, z, source, target, slope, p)
 
     def scores(self, x: Tensor, y: Tensor, a: Tensor, slope: float) -> Tensor:
         """sum_d a_hd LeakyReLU(x_jhd + y_ihd) per edge: additive attention, one value per head.
@@ -242,11 +271,9 @@ class Hop:
         return replace(self, **{n: v.to(device) for n, v in self.parts().items()})
 
 
-def _messages(message: Callable[[Any], Any], h: Any) -> Any:
-    """message(h) in at least float32."""
+def _messages(message: Callable[[Any], Any], h: Any, names: tuple[str, ...]) -> Any:
+    """message(h) in at least float32, unless products alone take them, who add up in that."""
     m = message(h)
-    if isinstance(m, Coded | Heads):
+    if isinstance(m, Coded | Heads) or set(names) <= PRODUCTS:
         return m
-    if isinstance(m, Scaled):
-        return m if isinstance(m.rows, Coded) else Scaled(full(m.rows))
-    return full(m)
+    return Scaled(full(m.rows)) if isinstance(m, Scaled) else full(m)

@@ -1,6 +1,6 @@
 """Named places in a layer where a quantizer may act; the identity until one does."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -45,6 +45,10 @@ class Site(nn.Module):
         if factor and hop is not None and hop.scales and hop.src is not None:
             return Scaled(self.quantizer(dense(value) * hop.src.unsqueeze(1), hop))
         return self.quantizer(value, hop)
+
+    def within(self, hop: Hop) -> Callable[[Any], Any] | None:
+        """Itself on values that are made within a product; None without a quantizer."""
+        return None if self.quantizer is None else lambda value: self(value, hop)
 
     def extra_repr(self) -> str:
         """Role and rows, for printing."""

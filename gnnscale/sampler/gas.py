@@ -210,6 +210,11 @@ class HistoryHop(Hop):
         self.exchange.aggregated = True
         return super()._several(m, names)
 
+    def _attention(self, *given: Any) -> Tensor:
+        assert self.exchange is not None
+        self.exchange.aggregated = True
+        return super()._attention(*given)
+
 
 class GAS(Sampler):
     """Batches of parts with their halo of neighbours; L - 1 histories for L layers.

@@ -78,6 +78,8 @@ class ControlVariateHop(Channels):
         noisy, mu = h.reshape(-1, 2, h.shape[1]).unbind(1)
         return torch.stack([noisy, mu.detach()], 1).flatten(0, 1)
 
+    attends = False
+
     def reduce(
         self,
         message: Callable[[Tensor], Tensor],

@@ -189,6 +189,8 @@ def test_a_hop_that_computes_an_aggregator_itself_says_so():
     for module in pkgutil.iter_modules(gnnscale.sampler.__path__):
         importlib.import_module(f"gnnscale.sampler.{module.name}")
 
+    importlib.import_module("gnnscale.architecture.revgat")
+
     def below(cls):
         return [cls, *(deeper for sub in cls.__subclasses__() for deeper in below(sub))]
 
@@ -196,8 +198,11 @@ def test_a_hop_that_computes_an_aggregator_itself_says_so():
     assert len(changed) >= 4
     for cls in changed:
         assert {"own", "_several"} & set(vars(cls)), cls
+        assert {"own", "_attention"} & set(vars(cls)), cls
     for cls in below(Hop)[1:]:
         assert ("reduce" in vars(cls)) == ("beside" in vars(cls)), cls
+        if {"reduce", "softmax", "edges"} & set(vars(cls)):
+            assert not cls.attends, cls
 
 
 class Sizes(TorchDispatchMode):

@@ -6,6 +6,7 @@ from torch.autograd import gradcheck
 from gnnscale.core import ops
 from gnnscale.core.errors import UsageError
 from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.core.ops.fused import Factors
 
 KERNELS = ["dgl", "numba", "torch"]
 
@@ -88,6 +89,58 @@ def test_total_weighted_by_edge(kernel, adj, dense):
 def test_total_weighted_by_edge_and_head(kernel, adj):
     x, w = randn(adj.n_src, 2, 3), randn(adj.n_edges, 2, seed=1)
     same(ops.total(adj, x, w), per_head(adj, x, w), x, w)
+
+
+@pytest.mark.parametrize("given", ["", "s", "d", "w", "o", "sd", "sdo", "sdwo"])
+def test_operator_is_the_matrix_with_its_factors(given, kernel, adj, dense):
+    sizes = {"s": adj.n_src, "d": adj.n_dst, "w": adj.n_edges, "o": adj.n_dst}
+    s, d, w, own = (
+        randn(size, seed=k).detach() if name in given else None
+        for k, (name, size) in enumerate(sizes.items())
+    )
+    matrix = dense(adj) if w is None else dense(adj, w)
+    matrix = matrix if s is None else matrix * s
+    matrix = matrix if d is None else matrix * d.unsqueeze(1)
+    if own is not None:
+        matrix = matrix + torch.eye(adj.n_dst, adj.n_src, dtype=torch.float64) * own.unsqueeze(1)
+    x = randn(adj.n_src, 5)
+    same(ops.operator(adj, x, Factors(s, d, w, own)), matrix @ x, x)
+
+
+def test_gradients_of_an_operators_factors(kernel, adj, dense):
+    factors = [randn(n, seed=k) for k, n in enumerate((adj.n_src, adj.n_dst, adj.n_edges))]
+    s, d, w = factors
+    x = randn(adj.n_src, 2)
+    same(
+        ops.operator(adj, x, Factors(*factors)), (dense(adj, w) * s * d.unsqueeze(1)) @ x, *factors
+    )
+
+
+def test_bfloat16_rows_are_summed_as_the_floats_they_are(kernel, adj):
+    x = torch.randn(adj.n_src, 2, 9).bfloat16()
+    w = torch.rand(adj.n_edges, 2)
+    src, dst = torch.rand(adj.n_src), torch.rand(adj.n_dst)
+    factors = Factors(src, dst, w[:, 0].contiguous(), dst)
+
+    def everything(x):
+        flat = x.flatten(1)
+        return [
+            ops.total(adj, flat), ops.total(adj, x, w), ops.operator(adj, flat, factors),
+            ops.total(adj, flat, w[:, 0]),
+        ]  # fmt: skip
+
+    stored, wide = x.clone().requires_grad_(), x.float().requires_grad_()
+    learned = w.clone().requires_grad_()
+    got, want = everything(stored), everything(wide)
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == torch.float32
+        assert torch.equal(a, b)
+        (of_a,) = torch.autograd.grad(a.square().sum(), stored)
+        (of_b,) = torch.autograd.grad(b.square().sum(), wide)
+        assert torch.equal(of_a, of_b.bfloat16())
+    (of_stored,) = torch.autograd.grad(ops.total(adj, x, learned).square().sum(), learned)
+    (of_wide,) = torch.autograd.grad(ops.total(adj, x.float(), learned).square().sum(), learned)
+    assert torch.equal(of_stored, of_wide)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -250,6 +303,7 @@ def test_numba_is_bitwise_the_same_under_one_and_two_threads():
             ops.total(graph, flat), ops.total(graph, x, w), ops.extreme(graph, flat, 1),
             ops.extreme(graph, flat, -1), ops.softmax(graph, w),
             ops.additive(graph, x, x[:500], x[0], 0.2),
+            ops.operator(graph, flat, Factors(flat[:, 0].detach(), diag=flat[:500, 1].detach())),
         ]  # fmt: skip
         loss = sum((out * torch.randn(out.shape, generator=torch.Generator().manual_seed(8))).sum()
                    for out in outs)  # fmt: skip
@@ -263,7 +317,7 @@ def test_numba_is_bitwise_the_same_under_one_and_two_threads():
         two = everything()
     finally:
         numba.set_num_threads(before)
-    assert len(one) == 8
+    assert len(one) == 9
     for a, b in zip(one, two, strict=True):
         assert torch.equal(a, b)
 
@@ -281,9 +335,9 @@ def test_select_refuses_an_unknown_kernel():
     assert ops.backend("softmax", torch.device("cpu")) is ops.numba_kernels  # nothing was changed
 
 
-def test_auto_takes_the_measured_exceptions():
+def test_auto_takes_the_fastest_of_the_device():
     cpu = torch.device("cpu")
-    assert ops.backend("total", cpu) is ops.dgl_kernels
+    assert ops.backend("total", cpu) is ops.numba_kernels
     assert ops.backend("weighted_total", cpu) is ops.numba_kernels
     ops.select("torch")
     assert ops.backend("total", cpu) is ops.torch_kernels

@@ -15,7 +15,9 @@ from torch.autograd.function import once_differentiable
 from gnnscale.core.errors import UsageError, unknown
 from gnnscale.core.ops import dgl_kernels, numba_kernels, torch_kernels
 from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.core.ops.attention import attention as fused_attention
 from gnnscale.core.ops.coded import Coded, Heads
+from gnnscale.core.ops.fused import Factors
 from gnnscale.core.ops.watch import tell
 
 BACKENDS: dict[str, ModuleType] = {
@@ -23,8 +25,6 @@ BACKENDS: dict[str, ModuleType] = {
     "numba": numba_kernels,
     "torch": torch_kernels,
 }
-FASTEST = {"cpu": {"total": "dgl"}, "cuda": {}}
-"""Measured exceptions to the first backend of each device's order of preference."""
 PREFERRED = {"cpu": ("numba", "dgl", "torch"), "cuda": ("dgl", "torch")}
 
 _choice = "auto"
@@ -42,9 +42,7 @@ def backend(product: str, device: torch.device) -> ModuleType:
     """The module that computes ``product`` on ``device``."""
     name = _choice
     if name == "auto":
-        usable = [b for b in PREFERRED[device.type] if device.type in BACKENDS[b].DEVICES]
-        fastest = FASTEST[device.type].get(product, usable[0])
-        name = fastest if fastest in usable else usable[0]
+        name = next(b for b in PREFERRED[device.type] if device.type in BACKENDS[b].DEVICES)
     module = BACKENDS[name]
     if device.type not in module.DEVICES:
         raise UsageError(
@@ -55,7 +53,7 @@ def backend(product: str, device: torch.device) -> ModuleType:
 
 
 def fuses(device: torch.device) -> bool:
-    """Whether aggregators of the same rows are computed there in one pass (``fused.several``)."""
+    """Whether several aggregators, or factors and their sum, take one pass there."""
     return backend("several", device) is numba_kernels
 
 
@@ -69,6 +67,21 @@ class _Total(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, g):
         return None, backend("total", g.device).total(ctx.adj.T, g)
+
+
+class _Operator(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, adj, x, factors):
+        ctx.adj, ctx.factors = adj, factors
+        return numba_kernels.operator(adj, x, *factors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        src, dst, weight, diag = ctx.factors
+        back = ctx.adj.T
+        weight = weight if weight is None else weight[back.edges]
+        return None, numba_kernels.operator(back, g, dst, src, weight, diag), None
 
 
 class _WeightedTotal(torch.autograd.Function):
@@ -139,6 +152,34 @@ def full(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+def _stored(x: Tensor) -> Tensor:
+    """Rows as a product takes them: bfloat16 where it is widened on the way, else ``full``."""
+    if isinstance(x, Tensor) and x.dtype == torch.bfloat16 and fuses(x.device):
+        return x
+    return full(x)
+
+
+def operator(adj: Adjacency, x: Tensor, factors: Factors) -> Tensor:
+    """sum_e dst_i weight_e src_j x_j + diag_i x_i: the product with a graph's matrix.
+
+    On the CPU in one pass over the edges, forwards and backwards, unless factors have gradients.
+
+    Shapes: x [n_src, D] -> [n_dst, D].
+    """
+    learned = any(f is not None and f.requires_grad for f in factors)
+    if isinstance(x, Tensor) and x.dim() == 2 and fuses(x.device) and not learned:
+        tell("total", adj, x.shape[1], factors.weight is not None)
+        return _Operator.apply(adj, _stored(x), factors)
+    x = full(x) if isinstance(x, Tensor) else x
+    z = x if factors.src is None else x * factors.src.unsqueeze(1)
+    z = total(adj, z, factors.weight)
+    if factors.dst is not None:
+        z = z * factors.dst.unsqueeze(1)
+    if factors.diag is None:
+        return z
+    return torch.addcmul(z, full(x[: len(z)]), factors.diag.unsqueeze(1))
+
+
 def total(adj: Adjacency, x: Tensor, weight: Tensor | None = None) -> Tensor:
     """sum over in-edges e = (j -> i) of weight_e x_j.
 
@@ -148,7 +189,7 @@ def total(adj: Adjacency, x: Tensor, weight: Tensor | None = None) -> Tensor:
     tell("total", adj, math.prod(x.shape[1:]), weight is not None)
     if isinstance(x, Coded | Heads) and (found := x.total(adj, weight)) is not None:
         return found
-    x = full(x)
+    x = _stored(x)
     weight = weight if weight is None else full(weight)
     if weight is None:
         flat = x.flatten(1)  # [n_src, H * D]
@@ -173,6 +214,18 @@ def softmax(adj: Adjacency, e: Tensor) -> Tensor:
     """Softmax over the in-edges of each destination. Shapes: [E, H] -> [E, H]."""
     tell("softmax", adj, e.shape[1])
     return _Softmax.apply(adj, full(e))
+
+
+def attention(
+    adj: Adjacency, z: Tensor, source: Tensor, target: Tensor, slope: float, p: float
+) -> Tensor:
+    """sum_j drop(softmax_j LeakyReLU(source_h . z_jh + target_h . z_ih)) z_jh, where it ``fuses``.
+
+    Shapes: z [n_src, H, D], source, target [H, D] -> [n_dst, H, D].
+    """
+    tell("total", adj, z[0].numel() if len(z) else 0, True)
+    tell("softmax", adj, z.shape[1])
+    return fused_attention(adj, _stored(z), full(source), full(target), slope, p)
 
 
 def additive(adj: Adjacency, x: Tensor, y: Tensor, a: Tensor, slope: float) -> Tensor:

@@ -19,7 +19,7 @@ CHUNK = 1 << 16
 
 
 @numba.njit(inline="always")
-def _mix(z):
+def mix(z):
     """SplitMix64's finaliser (Steele, Lea & Flood, OOPSLA 2014)."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -29,7 +29,7 @@ def _mix(z):
 @compiled(parallel=True)
 def _drop(x, key, dropped, scale, out):
     for chunk in numba.prange((len(x) + CHUNK - 1) // CHUNK):
-        word = _mix(key + np.uint64(chunk) * np.uint64(0x9E3779B97F4A7C15))
+        word = mix(key + np.uint64(chunk) * np.uint64(0x9E3779B97F4A7C15))
         low, high = np.uint32(word), np.uint32(word >> np.uint64(32))
         start = chunk * CHUNK
         size = min(CHUNK, len(x) - start)

@@ -1,4 +1,4 @@
-"""What compiled loops over rows need of the machine: rows fetched ahead, sums kept in registers.
+"""What compiled loops over rows need of the machine: rows fetched ahead, narrow ones widened.
 
 Neighbours' rows lie anywhere, so that the processor guesses none of them; asked for a dozen edges
 before they are needed, they come while others are added up.
@@ -40,6 +40,19 @@ def fetch(typing_context, table, row, byte):
         return context.get_dummy_value()
 
     return types.void(table, types.int64, types.int64), generate
+
+
+@intrinsic
+def widened(typing_context, value):
+    """A float as it is; 16 bits, int16, are those of a bfloat16 and become that float32."""
+    if isinstance(value, types.Float):
+        return value(value), lambda context, builder, signature, args: args[0]
+
+    def generate(context, builder, signature, args):
+        bits = builder.shl(builder.zext(args[0], WORD), WORD(16))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(types.int16), generate
 
 
 def adder(lanes: int) -> Callable[..., Any]:
