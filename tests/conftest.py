@@ -19,10 +19,29 @@ SIX = ((1, 0), (2, 0), (4, 0), (0, 1), (0, 2), (1, 2), (3, 2), (4, 2), (2, 3), (
 """Edges j -> i by hand: directed, in-degrees 3 1 4 1 1 0, node 5 alone."""
 
 
-@pytest.fixture(scope="session", autouse=True)
+THREADS = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+
+
+@pytest.fixture(autouse=True)
 def as_many_threads_as_torch():
     """With OMP_NUM_THREADS=1 compiled loops run, and are compiled, for one thread."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(THREADS)
+
+
+@pytest.fixture
+def threads():
+    """threads(f): what f gives on one thread, and on two."""
+    if numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("one core")
+
+    def each(f):
+        found = []
+        for count in (1, 2):
+            numba.set_num_threads(count)
+            found.append(f())
+        return found
+
+    return each
 
 
 @pytest.fixture(scope="session", autouse=True)

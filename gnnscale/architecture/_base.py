@@ -8,6 +8,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from gnnscale.architecture._epilogue import finished
 from gnnscale.core.batch import Batch, Memo, Output
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Hop, Need
@@ -113,21 +114,25 @@ class Block(nn.Module):
         if self.pre:
             return self._ahead(hop, cast(Tensor, h), memo)
         z = hop.drop(h, self.drop_in) if self.training else h
-        z = self.act(normed(self.norm, self.conv(hop, z, memo), memo))
-        if self.training:
-            z = hop.drop(z, self.drop_out)
+        z = self._behind(hop, self.norm, self.conv(hop, z, memo), memo, self.drop_out)
         return z + h[: len(z)] if self.residual else z
 
+    def _behind(
+        self, hop: Hop, norm: nn.Module, z: Tensor, memo: Memo, drop: float, inside: bool = False
+    ) -> Tensor:
+        """drop(act(norm(z))), in one pass if there is one and the dropout is no hop's own."""
+        p = drop if self.training else 0.0
+        one = finished(norm, self.act, z, p) if p == 0 or hop.drops else None
+        if one is not None:
+            return one
+        z = self.act(normed(norm, z, memo))
+        return hop.drop(z, p, inside=inside) if p else z
+
     def _ahead(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:
-        z = self.act(normed(self.norm, h, memo))
-        if self.training:
-            z = hop.drop(z, self.drop_in, inside=True)
+        z = self._behind(hop, self.norm, h, memo, self.drop_in, inside=True)
         z = self.conv(hop, z, memo)
         z = z + h[: len(z)] if self.residual else z
-        if self.last is None:
-            return z
-        z = self.act(normed(self.last, z, memo))
-        return hop.drop(z, self.drop_in) if self.training else z
+        return z if self.last is None else self._behind(hop, self.last, z, memo, self.drop_in)
 
 
 def pooled(kind: str, h: Tensor, batch: Batch) -> Tensor:

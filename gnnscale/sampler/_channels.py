@@ -56,7 +56,7 @@ class Channels(Hop):
 
     channels: int = 1
 
-    scales = False
+    scales = drops = False
 
     def drop(self, h: Tensor | SparseRows, p: float, inside: bool = False) -> Any:
         """Dropout of the h channel."""

@@ -192,6 +192,8 @@ class HistoryHop(Hop):
         assert self.exchange is not None
         return self.exchange.enter(self.level, h)
 
+    drops = False
+
     def drop(self, h: Tensor, p: float, inside: bool = False) -> Tensor:
         """Dropout; after the layer's last map it is kept out of what is pushed."""
         assert self.exchange is not None

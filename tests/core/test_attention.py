@@ -1,6 +1,5 @@
 """Attention in one pass is softmax, dropout and weighted sum one after another."""
 
-import numba
 import pytest
 import torch
 import torch.nn.functional as F
@@ -71,6 +70,17 @@ def test_gradcheck_with_dropout():
     assert gradcheck(attention, given(adj, 2, 3))
 
 
+def test_it_drops_what_dropout_drops():
+    hop, leaves = Hop(block()), given(block())
+    found = []
+    for scores in (None, nn.Identity()):
+        torch.manual_seed(4)
+        out = hop.attend(*leaves, SLOPE, 0.5, scores=scores)
+        found.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
 def test_what_is_kept_is_scaled_and_the_rate_is_right():
     n, degree = 400, 50
     adj = Adjacency(torch.arange(n + 1) * degree, torch.arange(n).repeat(degree).int(), n)
@@ -105,20 +115,17 @@ def test_bfloat16_rows_are_those_floats():
     assert torch.equal(grads[0][1], grads[1][1])
 
 
-@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one core")
-def test_the_same_bits_under_one_and_two_threads():
+@pytest.mark.process
+def test_the_same_bits_under_one_and_two_threads(threads):
     adj = block(500, 600)
-    before, found = numba.get_num_threads(), []
-    try:
-        for threads in (1, 2):
-            numba.set_num_threads(threads)
-            torch.manual_seed(1)
-            leaves = given(adj, 4, 33, torch.float32)
-            out = ops.attention(adj, *leaves, SLOPE, 0.4)
-            found.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
-    finally:
-        numba.set_num_threads(before)
-    for a, b in zip(*found, strict=True):
+    leaves = given(adj, 4, 33, torch.float32)
+
+    def everything():
+        torch.manual_seed(1)
+        out = ops.attention(adj, *leaves, SLOPE, 0.4)
+        return [out, *torch.autograd.grad(out.square().sum(), leaves)]
+
+    for a, b in zip(*threads(everything), strict=True):
         assert torch.equal(a, b)
 
 

@@ -1,4 +1,3 @@
-import numba
 import pytest
 import torch
 import torch.nn.functional as F
@@ -42,15 +41,10 @@ def test_padding_never_differs():
     assert product(pack(x), pack(x), 70).tolist() == [[70, 70], [70, 70]]
 
 
-def test_nothing_depends_on_threads():
-    x, y = pack(randn(300, 100)), pack(randn(20, 100, seed=1))
-    before = numba.get_num_threads()
-    try:
-        numba.set_num_threads(1)
-        one = product(x, y, 100)
-    finally:
-        numba.set_num_threads(before)
-    assert torch.equal(product(x, y, 100), one)
+@pytest.mark.process
+def test_nothing_depends_on_threads(threads):
+    x, y = randn(300, 100), randn(20, 100, seed=1)
+    assert torch.equal(*threads(lambda: product(pack(x), pack(y), 100)))
 
 
 def test_no_rows():

@@ -95,16 +95,7 @@ def test_gradient_is_of_the_codes_that_are_not_cut_off():
     assert y.grad[:, 0].tolist() == [0.0, 1.0, 1.0, 1.0, 0.0, 0.0]
 
 
-def test_the_threads_number_changes_nothing():
+@pytest.mark.process
+def test_the_threads_number_changes_nothing(threads):
     x = hard(0.1)
-    one = encode(x, grid(0.1, 37))
-    threads = torch.get_num_threads()
-    import numba
-
-    before = numba.get_num_threads()
-    try:
-        numba.set_num_threads(1)
-        assert torch.equal(encode(x, grid(0.1, 37)), one)
-    finally:
-        numba.set_num_threads(before)
-        torch.set_num_threads(threads)
+    assert torch.equal(*threads(lambda: encode(x, grid(0.1, 37))))

@@ -2,7 +2,6 @@ import importlib
 import pkgutil
 import tracemalloc
 
-import numba
 import pytest
 import torch
 from torch.autograd import gradcheck
@@ -203,6 +202,8 @@ def test_a_hop_that_computes_an_aggregator_itself_says_so():
         assert ("reduce" in vars(cls)) == ("beside" in vars(cls)), cls
         if {"reduce", "softmax", "edges"} & set(vars(cls)):
             assert not cls.attends, cls
+        if "drop" in vars(cls):
+            assert not cls.drops, cls
 
 
 class Sizes(TorchDispatchMode):
@@ -263,18 +264,15 @@ def test_passes_are_counted():
         assert seen == [("total", D, False)] + [("extreme", D, False)] * 2
 
 
-@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one core")
-def test_bitwise_the_same_under_one_and_two_threads(way):
+@pytest.mark.process
+def test_bitwise_the_same_under_one_and_two_threads(way, threads):
     adj = graph(300, 400, 6_000)
     hop = Hop(adj, src=torch.rand(400), diag=torch.rand(300))
     x, g = (drawn(n, *more, D, dtype=torch.float32) for n, *more in ((400,), (300, 7)))
     x.requires_grad_()
-    before, found = numba.get_num_threads(), []
-    try:
-        for threads in (1, 2):
-            numba.set_num_threads(threads)
-            out = hop._several(x, AGGREGATORS)
-            found.append((out, *torch.autograd.grad(out, x, g)))
-    finally:
-        numba.set_num_threads(before)
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+    def everything():
+        out = hop._several(x, AGGREGATORS)
+        return out, *torch.autograd.grad(out, x, g)
+
+    assert all(torch.equal(a, b) for a, b in zip(*threads(everything), strict=True))

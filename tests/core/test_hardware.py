@@ -60,8 +60,11 @@ def test_cores_that_are_not_there_are_refused(affinity):
 HALF = {"hardware": {"precision": "bfloat16"}}
 
 
-@pytest.mark.parametrize("sampler", ["full", "neighbor", "saint"])
-@pytest.mark.parametrize("architecture", sorted(CATALOG.options("architecture")))
+@pytest.mark.parametrize(
+    ("architecture", "sampler"),
+    [(name, "full") for name in sorted(CATALOG.options("architecture"))]
+    + [(name, sampler) for name in ("gcn", "gat", "egc") for sampler in ("neighbor", "saint")],
+)
 def test_every_model_that_reads_hops_trains_in_bfloat16_close_to_float32(
     architecture, sampler, tmp_path
 ):

@@ -1,4 +1,3 @@
-import numba
 import pytest
 import torch
 from torch.autograd import gradcheck
@@ -286,8 +285,8 @@ def test_backends_agree_on_a_larger_graph(dtype, sixty):
             torch.testing.assert_close(a, b)
 
 
-@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one core")
-def test_numba_is_bitwise_the_same_under_one_and_two_threads():
+@pytest.mark.process
+def test_numba_is_bitwise_the_same_under_one_and_two_threads(threads):
     ops.select("numba")
     draw = torch.Generator().manual_seed(5)
     degree = torch.randint(0, 40, (500,), generator=draw)
@@ -309,14 +308,7 @@ def test_numba_is_bitwise_the_same_under_one_and_two_threads():
                    for out in outs)  # fmt: skip
         return [*outs, *torch.autograd.grad(loss, (x, w))]
 
-    before = numba.get_num_threads()
-    try:
-        numba.set_num_threads(1)
-        one = everything()
-        numba.set_num_threads(2)
-        two = everything()
-    finally:
-        numba.set_num_threads(before)
+    one, two = threads(everything)
     assert len(one) == 9
     for a, b in zip(one, two, strict=True):
         assert torch.equal(a, b)

@@ -1,4 +1,3 @@
-import numba
 import pytest
 import torch
 from hypothesis import given, settings
@@ -148,17 +147,17 @@ def test_rows_depend_on_their_source_alone(sixty):
         assert torch.equal(everyone.scores[a:b], some.scores[c:d])
 
 
-def test_blocks_and_threads_change_nothing(sixty, monkeypatch):
+def test_blocks_change_nothing(sixty, monkeypatch):
     want = push(sixty.graph, torch.arange(60), 0.1, 1e-5, 20)
     monkeypatch.setattr("gnnscale.graph.push.BLOCK", 140)  # seven sources at a time
-    before = numba.get_num_threads()
-    try:
-        for threads in {1, min(2, numba.config.NUMBA_NUM_THREADS)}:
-            numba.set_num_threads(threads)
-            got = push(sixty.graph, torch.arange(60), 0.1, 1e-5, 20)
-            assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True))
-    finally:
-        numba.set_num_threads(before)
+    got = push(sixty.graph, torch.arange(60), 0.1, 1e-5, 20)
+    assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True))
+
+
+@pytest.mark.process
+def test_threads_change_nothing(sixty, threads):
+    one, two = threads(lambda: push(sixty.graph, torch.arange(60), 0.1, 1e-5, 20))
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
 def test_room_grows_past_its_first_size():

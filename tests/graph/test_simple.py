@@ -1,4 +1,3 @@
-import numba
 import numpy as np
 import pytest
 import torch
@@ -47,15 +46,10 @@ def test_a_simple_graph_is_left_as_it_is():
     assert [facts[k] for k in list(facts)[1:]] == [0, 0, 0]
 
 
-def test_threads_do_not_matter():
+@pytest.mark.process
+def test_threads_do_not_matter(threads):
     src, dst = np.random.default_rng(2).integers(0, 1000, (2, 20_000))
-    before = numba.get_num_threads()
-    try:
-        numba.set_num_threads(1)
-        one, facts_one = simple(src, dst, 1000)
-    finally:
-        numba.set_num_threads(before)
-    many, facts_many = simple(src, dst, 1000)
+    (one, facts_one), (many, facts_many) = threads(lambda: simple(src, dst, 1000))
     assert torch.equal(one.indices, many.indices)
     assert facts_one == facts_many
 

@@ -1,7 +1,6 @@
 import itertools
 from dataclasses import replace
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -213,17 +212,19 @@ def test_every_seed_once_per_epoch(sixty):
     assert not torch.equal(*orders)
 
 
-def test_draws_do_not_depend_on_threads_order_or_other_seeds(sixty):
+@pytest.mark.process
+def test_draws_do_not_depend_on_threads(sixty, threads):
     sampler = made(sixty, Need(2), 2)
-    before = numba.get_num_threads()
-    try:
-        numba.set_num_threads(1)
-        one = batch(sampler, [4, 9, 30], 1)
-        numba.set_num_threads(min(2, before))
-        batch(sampler, [1], 2)
-        two = batch(sampler, [4, 9, 30], 1)
-    finally:
-        numba.set_num_threads(before)
+    one, two = threads(lambda: batch(sampler, [4, 9, 30], 1))
+    for a, b in zip(one.hops, two.hops, strict=True):
+        assert torch.equal(a.graph.edges, b.graph.edges)
+
+
+def test_draws_do_not_depend_on_order_or_other_seeds(sixty):
+    sampler = made(sixty, Need(2), 2)
+    one = batch(sampler, [4, 9, 30], 1)
+    batch(sampler, [1], 2)
+    two = batch(sampler, [4, 9, 30], 1)
     assert torch.equal(one.nodes, two.nodes)
     for a, b in zip(one.hops, two.hops, strict=True):
         assert torch.equal(a.graph.edges, b.graph.edges)

@@ -1,7 +1,6 @@
 import threading
 from dataclasses import replace
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -260,16 +259,18 @@ def test_first_steps_are_the_pool_and_epochs_go_on_counting(name, sixty):
     assert sampler.state() == {}
 
 
+@pytest.mark.process
 @every
-def test_draws_do_not_depend_on_threads_order_or_history(name, sixty):
-    before = numba.get_num_threads()
-    try:
-        numba.set_num_threads(1)
-        one = made(name, sixty)
-        numba.set_num_threads(min(2, before))
-        two = made(name, sixty)
-    finally:
-        numba.set_num_threads(before)
+def test_pools_do_not_depend_on_threads(name, sixty, threads):
+    one, two = threads(lambda: made(name, sixty))
+    assert one.size == two.size
+    assert (one.c_v == two.c_v).all()
+    assert (one.c_e == two.c_e).all()
+
+
+@every
+def test_draws_do_not_depend_on_order_or_history(name, sixty):
+    one, two = made(name, sixty), made(name, sixty)
     assert one.size == two.size
     assert (one.c_v == two.c_v).all()
     assert (one.c_e == two.c_e).all()

@@ -2,8 +2,8 @@
 
 Velickovic et al., ICLR 2018, arXiv:1710.10903, eqs. 3 and 4. Forwards every neighbour's row is
 fetched once, backwards once by destination and once by source. What is kept has an entry per edge
-and head, nothing has one per edge and column, and no mask of dropped entries is stored: it is a
-hash of (key, edge, head).
+and head, nothing has one per edge and column, and no mask of dropped entries is stored: it is that
+of ``dropout``.
 """
 
 import numba
@@ -14,18 +14,11 @@ from torch.autograd.function import once_differentiable
 
 from gnnscale.core.compiled import compiled
 from gnnscale.core.ops.adjacency import Adjacency
-from gnnscale.core.ops.dropout import STEPS, mix
+from gnnscale.core.ops.dropout import drawn, halves, hashed, words
 from gnnscale.core.ops.lanes import AHEAD, LINE, fetch, widened
 
-GOLDEN = 0x9E3779B97F4A7C15
 RUNS = 64
 """Partial sums over rows of what is summed over all of them, so that it is no matter of threads."""
-
-
-@numba.njit(inline="always")
-def _kept(key, place, dropped):
-    """Whether the entry at a place of the table of attention is not dropped."""
-    return mix(key + np.uint64(place) * np.uint64(GOLDEN)) >> np.uint64(32) >= dropped
 
 
 @compiled(parallel=True, fastmath={"reassoc"})
@@ -65,10 +58,11 @@ def _forward(indptr, indices, z, left, right, slope, key, dropped, scale, alpha,
             for byte in range(0, wide, LINE):
                 fetch(z, far, byte)
             given = z[indices[e]]
+            low, high = halves(key, e)
             for h in range(heads):
                 a = alpha[e, h]
                 if dropped > 0:
-                    a = a * scale if _kept(key, e * heads + h, dropped) else zero
+                    a = a * scale if hashed(low, high, h) >= dropped else zero
                 for d in range(width):
                     row[h, d] += a * widened(given[h, d])
 
@@ -86,9 +80,10 @@ def _back_dst(indptr, indices, z, g, left, right, slope, key, dropped, scale, al
             for byte in range(0, wide, LINE):
                 fetch(z, far, byte)
             given = z[indices[e]]
+            low, high = halves(key, e)
             for h in range(heads):
                 a = zero
-                if dropped == 0 or _kept(key, e * heads + h, dropped):
+                if hashed(low, high, h) >= dropped:
                     for d in range(width):
                         a += g[i, h, d] * widened(given[h, d])
                 de[e, h] = a * scale
@@ -124,11 +119,12 @@ def _back_src(
             fetch(alpha, edges[ahead], 0)
             fetch(de, edges[ahead], 0)
             e, given = edges[k], g[indices[k]]
+            low, high = halves(key, e)
             for h in range(heads):
                 gleft[j, h] += de[e, h]
                 a = alpha[e, h]
                 if dropped > 0:
-                    a = a * scale if _kept(key, e * heads + h, dropped) else zero
+                    a = a * scale if hashed(low, high, h) >= dropped else zero
                 for d in range(width):
                     mine[h, d] += a * given[h, d]
         for h in range(heads):
@@ -169,12 +165,7 @@ class _Attention(torch.autograd.Function):
         rows, number = _array(z), out.numpy().dtype.type
         _scores(rows, _array(source.to(kind)), left.numpy())
         _scores(rows, _array(target.to(kind)), right.numpy())
-        dropped = round(p * STEPS)
-        # one word of torch's generator, which the loop seeds by (seed, epoch, step)
-        key = int(torch.randint(2**62, ()).item()) if dropped else 0
-        ctx.words = (
-            number(slope), np.uint64(key), np.uint64(dropped), number(STEPS / (STEPS - dropped)),
-        )  # fmt: skip
+        ctx.words = number(slope), *words(out, drawn(p), p)
         _forward(
             adj.indptr.numpy(), adj.indices.numpy(), rows, left.numpy(), right.numpy(), *ctx.words,
             alpha.numpy(), out.numpy(),

@@ -1,10 +1,13 @@
-"""Dropout whose mask is a hash of (key, position): no stored mask, no serial generator.
+"""Dropout whose mask is a hash of (key, row, column): no stored mask, no serial generator.
 
 ``torch.bernoulli_`` is single-threaded and was a third of a full-batch GCN epoch on the CPU. Here
-every element gets a 32-bit hash that vectorises, chunks run in parallel, and the backward pass
-hashes again instead of keeping the mask. The rate is rounded to a multiple of 2^-32 and the kept
-values are divided by exactly that keep rate, so the expectation is exact.
+every element gets a 32-bit hash that vectorises, rows run in parallel, and the backward pass hashes
+again instead of keeping the mask; so do passes that drop along with other work. The rate is rounded
+to a multiple of 2^-32 and the kept values are divided by exactly that keep rate, so the expectation
+is exact.
 """
+
+from typing import Any
 
 import numba
 import numpy as np
@@ -16,6 +19,7 @@ from gnnscale.core.compiled import compiled
 
 STEPS = 1 << 32
 CHUNK = 1 << 16
+"""Entries of a vector that count as a row."""
 
 
 @numba.njit(inline="always")
@@ -26,37 +30,57 @@ def mix(z):
     return z ^ (z >> np.uint64(31))
 
 
+@numba.njit(inline="always")
+def halves(key, row):
+    """The two words from which a row's hashes are made."""
+    word = mix(key + np.uint64(row) * np.uint64(0x9E3779B97F4A7C15))
+    return np.uint32(word), np.uint32(word >> np.uint64(32))
+
+
+@numba.njit(inline="always")
+def hashed(low, high, column):
+    """An entry's hash, by MurmurHash3's 32-bit finaliser; it is kept if that is >= p 2^32."""
+    z = np.uint32(np.uint32(column) * np.uint32(0x9E3779B1) + low)
+    z = np.uint32((z ^ (z >> np.uint32(16))) * np.uint32(0x85EBCA6B)) ^ high
+    z = np.uint32((z ^ (z >> np.uint32(13))) * np.uint32(0xC2B2AE35))
+    return np.uint32(z ^ (z >> np.uint32(16)))
+
+
 @compiled(parallel=True)
-def _drop(x, key, dropped, scale, out):
-    for chunk in numba.prange((len(x) + CHUNK - 1) // CHUNK):
-        word = mix(key + np.uint64(chunk) * np.uint64(0x9E3779B97F4A7C15))
-        low, high = np.uint32(word), np.uint32(word >> np.uint64(32))
-        start = chunk * CHUNK
-        size = min(CHUNK, len(x) - start)
+def _drop(x, width, key, dropped, scale, out):
+    for row in numba.prange((len(x) + width - 1) // width):
+        low, high = halves(key, row)
+        start = row * width
+        size = min(width, len(x) - start)
         given, kept = x[start : start + size], out[start : start + size]
-        for i in range(size):
-            # MurmurHash3's 32-bit finaliser, with both halves of the chunk's key
-            z = np.uint32(np.uint32(i) * np.uint32(0x9E3779B1) + low)
-            z = np.uint32((z ^ (z >> np.uint32(16))) * np.uint32(0x85EBCA6B)) ^ high
-            z = np.uint32((z ^ (z >> np.uint32(13))) * np.uint32(0xC2B2AE35))
-            z = np.uint32(z ^ (z >> np.uint32(16)))
-            kept[i] = given[i] * scale if z >= dropped else 0
+        for d in range(size):
+            kept[d] = given[d] * scale if hashed(low, high, d) >= dropped else 0
+
+
+def drawn(p: float) -> int:
+    """A mask's key: one word of torch's generator, which the loop seeds by (seed, epoch, step)."""
+    return int(torch.randint(2**62, ()).item()) if p else 0
+
+
+def words(x: Tensor, key: int, p: float) -> tuple[np.uint64, np.uint32, Any]:
+    """The key, how many of 2^32 hashes are dropped, and what the kept entries are multiplied by."""
+    dropped = round(p * STEPS)
+    scale = x.detach().numpy().dtype.type(STEPS / (STEPS - dropped))
+    return np.uint64(key), np.uint32(dropped), scale
 
 
 def _apply(x: Tensor, key: int, p: float) -> Tensor:
-    dropped = round(p * STEPS)
     x = x.contiguous()
     out = torch.empty_like(x)
-    scale = x.numpy().dtype.type(STEPS / (STEPS - dropped))
-    _drop(x.view(-1).numpy(), np.uint64(key), np.uint32(dropped), scale, out.view(-1).numpy())
+    width = max(x.shape[-1], 1) if x.dim() > 1 else CHUNK
+    _drop(x.view(-1).numpy(), width, *words(x, key, p), out.view(-1).numpy())
     return out
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, p):
-        # one word of torch's generator, which the loop seeds by (seed, epoch, step)
-        ctx.key, ctx.p = int(torch.randint(2**62, ()).item()), p
+        ctx.key, ctx.p = drawn(p), p
         return _apply(x.detach(), ctx.key, p)
 
     @staticmethod
