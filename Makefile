@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow test-processes lint format wheel-check bench-synthetic bench-datasets bench-peers bench-samplers bench-sampling bench-decoupled bench-memory bench-depth bench-distillation bench-integer bench-popcount reproduce clean
+.PHONY: help install train test test-slow test-processes lint format wheel-check bench-synthetic bench-datasets bench-peers bench-samplers bench-sampling bench-decoupled bench-memory bench-depth bench-distillation bench-integer bench-popcount bench-dense bench-deep reproduce clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -78,6 +78,15 @@ bench-integer: install ## integer inference beside float32 and bfloat16 (GNNSCAL
 
 bench-popcount: install ## products of signs by XNOR and popcount beside float products, a minute
 	$(BIN)/python scripts/bench_popcount.py
+
+bench-dense: install ## products of dense graphs by edge list and by matrix, minutes
+	$(BIN)/python scripts/bench_dense.py
+
+bench-deep: install ## accuracy over depth on Cora; GA-MLPs on generated data, hours (GNNSCALE_DATA=DIR)
+	scripts/bench_deep.sh $(BIN)/gnnscale runs/deep
+	$(BIN)/gnnscale report runs/deep/depth
+	$(BIN)/gnnscale report runs/deep/walks
+	$(BIN)/gnnscale report runs/deep/communities
 
 bench-samplers: install ## our samplers beside DGL's own, interleaved, minutes
 	$(BIN)/python scripts/bench_samplers.py

@@ -186,14 +186,18 @@ def _kernels() -> Iterator[Check]:
 def _numba() -> Iterator[Check]:
     import numba
 
+    from gnnscale.core.compiled import Parallel
     from gnnscale.core.ops import numba_kernels
 
-    layer = numba.threading_layer()  # known once a parallel kernel has run
+    try:
+        layer = numba.threading_layer()  # known once a parallel kernel has run
+    except ValueError:
+        layer = "not started"
     advice = "" if layer != "workqueue" else "not safe from several threads: pip install tbb"
     detail = f"{layer}, {numba.get_num_threads()} threads"
     yield Check("numba threads", True if not advice else None, detail, advice)
-    compiled = [f for f in vars(numba_kernels).values() if hasattr(f, "stats")]
-    folder = compiled[0].stats.cache_path
+    kernel = next(f for f in vars(numba_kernels).values() if isinstance(f, Parallel))
+    folder = kernel.serial.stats.cache_path
     fine = bool(folder) and os.access(folder, os.W_OK)
     advice = "" if fine else "kernels are compiled anew in each run: set NUMBA_CACHE_DIR"
     yield Check("numba cache", fine or None, f"{folder}, {'' if fine else 'not '}writable", advice)

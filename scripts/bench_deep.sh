@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Accuracy over depth on Cora: plain, reversible, tied, equilibrium; then what GA-MLPs can and can't count or
 # find on generated data. A second call goes on.
-# usage: scripts/bench_deep.sh GNNSCALE OUT [depth] [walks] [communities]   (SEEDS=2 for a trial; FEW=1 for seeds of the slow rows)
+# usage: scripts/bench_deep.sh GNNSCALE OUT [depth] [walks] [communities]   (SEEDS=2 for a trial)
 set -u
 gnnscale=$1
 out=$2

@@ -19,7 +19,7 @@ def test_this_installation_is_healthy(checks):
 def test_everything_is_covered(checks):
     assert {*doctor.REQUIRED, *doctor.OPTIONAL} <= set(checks)
     assert {"python", "platform", "options", "dgl import", "graphbolt", "metis"} <= set(checks)
-    assert {f"kernel {name} on cpu" for name in ("dgl", "numba", "torch")} <= set(checks)
+    assert {f"kernel {name} on cpu" for name in ("dgl", "numba", "torch", "dense")} <= set(checks)
     assert {"numba threads", "numba cache", "cpu", "cpu flags", "cores", "memory"} <= set(checks)
     assert {"wandb login", "$GNNSCALE_DATA", "$GNNSCALE_CONFIG_DIR"} <= set(checks)
     assert any(name.startswith("cuda") for name in checks)

@@ -48,7 +48,7 @@ class Hardware(Component):
         threads: Count | None = None,
         affinity: list[Whole] | None = None,
         precision: Literal["float32", "bfloat16"] = "float32",
-        kernel: Literal["auto", "dgl", "numba", "torch"] = "auto",
+        kernel: Literal["auto", "dgl", "numba", "torch", "dense"] = "auto",
         workers: Whole = 0,
         pin: bool = True,
     ):

@@ -7,7 +7,7 @@ from gnnscale.core.errors import UsageError
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.fused import Factors
 
-KERNELS = ["dgl", "numba", "torch"]
+KERNELS = ["dgl", "numba", "torch", "dense"]
 
 
 @pytest.fixture(autouse=True)
@@ -333,6 +333,29 @@ def test_auto_takes_the_fastest_of_the_device():
     assert ops.backend("weighted_total", cpu) is ops.numba_kernels
     ops.select("torch")
     assert ops.backend("total", cpu) is ops.torch_kernels
+
+
+def test_auto_takes_dense_products_of_dense_graphs(dense):
+    cpu, draw = torch.device("cpu"), torch.Generator().manual_seed(0)
+    for share, module in ((0.1, ops.numba_kernels), (0.5, ops.dense_kernels)):
+        src, dst = (torch.rand(40, 40, generator=draw) < share).nonzero().T
+        graph = Adjacency.from_edges(src, dst, 40)
+        assert ops.backend("total", cpu, graph) is module
+        x, factor = randn(40, 3), randn(40, seed=1).detach()
+        matrix = dense(graph)
+        same(ops.total(graph, x), matrix @ x, x)
+        got = ops.operator(graph, x, Factors(factor, factor, None, factor))
+        want = torch.diag(factor) @ matrix @ torch.diag(factor) + torch.diag(factor)
+        same(got, want @ x, x)
+        half = x.detach().bfloat16()
+        assert torch.equal(ops.total(graph, half), ops.total(graph, half.float()))
+    ops.select("numba")
+    assert ops.backend("total", cpu, graph) is ops.numba_kernels
+
+
+def test_no_matrix_that_is_too_large():
+    graph = Adjacency(torch.arange(2) * 10**6, torch.zeros(10**6, dtype=torch.int32), 10**7)
+    assert not ops.dense_kernels.pays(graph)
 
 
 def test_a_cpu_kernel_is_refused_on_cuda():

@@ -1,8 +1,8 @@
 """Message-passing products with gradients, over interchangeable kernels.
 
-``hardware.kernel`` picks the backend: ``dgl``, ``numba``, ``torch`` or ``auto`` (per product the
-fastest one measured on that device). A backend is a module with ten functions on raw tensors;
-gradients are written once, here.
+``hardware.kernel`` picks the backend: ``dgl``, ``numba``, ``torch``, ``dense`` or ``auto`` (the
+fastest one measured on that device, per product, and per graph where it is dense). A backend is a
+module with ten functions on raw tensors; gradients are written once, here.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gnnscale.core.errors import UsageError, unknown
-from gnnscale.core.ops import dgl_kernels, numba_kernels, torch_kernels
+from gnnscale.core.ops import dense_kernels, dgl_kernels, numba_kernels, torch_kernels
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.attention import attention as fused_attention
 from gnnscale.core.ops.coded import Coded, Heads
@@ -24,6 +24,7 @@ BACKENDS: dict[str, ModuleType] = {
     "dgl": dgl_kernels,
     "numba": numba_kernels,
     "torch": torch_kernels,
+    "dense": dense_kernels,
 }
 PREFERRED = {"cpu": ("numba", "dgl", "torch"), "cuda": ("dgl", "torch")}
 
@@ -38,10 +39,12 @@ def select(kernel: str) -> None:
     _choice = kernel
 
 
-def backend(product: str, device: torch.device) -> ModuleType:
-    """The module that computes ``product`` on ``device``."""
+def backend(product: str, device: torch.device, adj: Adjacency | None = None) -> ModuleType:
+    """The module that computes ``product`` on ``device``, of this graph if one is given."""
     name = _choice
-    if name == "auto":
+    if name == "auto" and adj is not None and dense_kernels.pays(adj):
+        name = "dense"
+    elif name == "auto":
         name = next(b for b in PREFERRED[device.type] if device.type in BACKENDS[b].DEVICES)
     module = BACKENDS[name]
     if device.type not in module.DEVICES:
@@ -61,12 +64,12 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx, adj, x):
         ctx.adj = adj
-        return backend("total", x.device).total(adj, x)
+        return backend("total", x.device, adj).total(adj, x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
-        return None, backend("total", g.device).total(ctx.adj.T, g)
+        return None, backend("total", g.device, ctx.adj).total(ctx.adj.T, g)
 
 
 class _Operator(torch.autograd.Function):
@@ -167,7 +170,8 @@ def operator(adj: Adjacency, x: Tensor, factors: Factors) -> Tensor:
     Shapes: x [n_src, D] -> [n_dst, D].
     """
     learned = any(f is not None and f.requires_grad for f in factors)
-    if isinstance(x, Tensor) and x.dim() == 2 and fuses(x.device) and not learned:
+    plain = isinstance(x, Tensor) and x.dim() == 2 and not learned
+    if plain and backend("total", x.device, adj) is numba_kernels:
         tell("total", adj, x.shape[1], factors.weight is not None)
         return _Operator.apply(adj, _stored(x), factors)
     x = full(x) if isinstance(x, Tensor) else x
@@ -189,7 +193,7 @@ def total(adj: Adjacency, x: Tensor, weight: Tensor | None = None) -> Tensor:
     tell("total", adj, math.prod(x.shape[1:]), weight is not None)
     if isinstance(x, Coded | Heads) and (found := x.total(adj, weight)) is not None:
         return found
-    x = _stored(x)
+    x = _stored(x) if weight is not None or not dense_kernels.pays(adj) else full(x)
     weight = weight if weight is None else full(weight)
     if weight is None:
         flat = x.flatten(1)  # [n_src, H * D]

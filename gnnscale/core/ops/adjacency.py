@@ -49,6 +49,7 @@ class Adjacency:
         self.n_dst = len(indptr) - 1
         self.n_src = self.n_dst if n_src is None else n_src
         self._moved: dict[torch.device, Adjacency] = {}
+        self._dense: dict[torch.dtype, Tensor] = {}
 
     def __repr__(self) -> str:
         return f"Adjacency({self.n_src} -> {self.n_dst}, {self.n_edges} edges, {self.device})"
@@ -103,6 +104,14 @@ class Adjacency:
             ("csc", columns), num_src_nodes=self.n_src, num_dst_nodes=self.n_dst,
             device=self.device,
         )  # fmt: skip
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """How many edges go from source to destination, [n_dst, n_src], made once per type."""
+        if dtype not in self._dense:
+            pair = self.dst.long() * self.n_src + self.indices
+            count = torch.bincount(pair, minlength=self.n_dst * self.n_src)
+            self._dense[dtype] = count.view(self.n_dst, self.n_src).to(dtype)
+        return self._dense[dtype]
 
     @cached_property
     def edgewise(self) -> "Adjacency":
