@@ -19,13 +19,15 @@ SIX = ((1, 0), (2, 0), (4, 0), (0, 1), (0, 2), (1, 2), (3, 2), (4, 2), (2, 3), (
 """Edges j -> i by hand: directed, in-degrees 3 1 4 1 1 0, node 5 alone."""
 
 
-THREADS = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+TORCH = torch.get_num_threads()
+THREADS = min(TORCH, numba.config.NUMBA_NUM_THREADS)
 
 
 @pytest.fixture(autouse=True)
 def as_many_threads_as_torch():
     """With OMP_NUM_THREADS=1 compiled loops run, and are compiled, for one thread."""
     numba.set_num_threads(THREADS)
+    torch.set_num_threads(TORCH)  # last: numba's pool, when it starts, sets OpenMP's own
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
@@ -31,7 +32,8 @@ class Hardware(Component):
 
     Args:
         device: cpu or cuda (cuda:1 for the second one).
-        threads: CPU threads of torch and of compiled kernels; None for every core it may use.
+        threads: CPU threads of torch and of compiled kernels; None for every core it may use, or
+            OMP_NUM_THREADS of them.
         affinity: ids of the cores to stay on; None for all.
         precision: of dense products and activations. bfloat16 is autocast: parameters, optimizer
             state, aggregation, losses and scores stay float32.
@@ -59,7 +61,7 @@ class Hardware(Component):
                 f"e.g. hardware.affinity=[{ALL[0]}]"
             )
         self.affinity = ALL if affinity is None else sorted(set(affinity))
-        self.threads = threads or len(self.affinity)
+        self.threads = threads or min(len(self.affinity), _wished())
         self.kernel, self.workers = kernel, workers
         self.dtype = torch.float32 if precision == "float32" else torch.bfloat16
         self.pin = pin and self.device.type == "cuda"
@@ -80,6 +82,12 @@ class Hardware(Component):
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
+
+
+def _wished() -> int:
+    """OMP_NUM_THREADS, where it says a number."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdecimal() and int(said) else sys.maxsize
 
 
 def _device(name: str) -> torch.device:

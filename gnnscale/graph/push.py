@@ -36,7 +36,8 @@ TINY = np.finfo(np.float64).tiny
 @compiled()
 def _longer(array, size):
     more = np.empty(size, array.dtype)
-    more[: len(array)] = array
+    for i in range(len(array)):  # a slice would compile numpy's messages, seconds
+        more[i] = array[i]
     return more
 
 
@@ -75,7 +76,8 @@ def _one(
                 size = max(room, 2 * len(nodes))
                 nodes, p, held = _longer(nodes, size), _longer(p, size), _longer(held, size)
                 more = np.empty((size, 2))
-                more[: len(state)] = state
+                for j in range(len(state)):
+                    more[j, 0], more[j, 1] = state[j, 0], state[j, 1]
                 state = more
                 now, then = _longer(now, size), _longer(then, size)
             if kept > 0:
@@ -109,28 +111,47 @@ def _one(
 
 
 @compiled()
+def _worse(score, node, than, other):
+    """Whether a score comes behind another: a lower one, or an equal one of a higher node."""
+    return score < than or (score == than and node > other)
+
+
+@compiled()
+def _sink(out, score, size, v, a):
+    """Put a score where it belongs in a heap of ``size``, worst at the root, whose root left."""
+    at = 0
+    while 2 * at + 1 < size:
+        below = 2 * at + 1
+        if below + 1 < size and _worse(score[below + 1], out[below + 1], score[below], out[below]):
+            below += 1
+        if not _worse(score[below], out[below], a, v):
+            break
+        out[at], score[at] = out[below], score[below]
+        at = below
+    out[at], score[at] = v, a
+
+
+@compiled()
 def _best(nodes, p, out, score):
     """How many of the largest positive scores, falling, ties by node, ``out`` [k] has now."""
     k, found = len(out), 0
     for i in range(len(nodes)):
-        if p[i] > 0:
-            nodes[found], p[found] = nodes[i], p[i]
-            found += 1
-    nodes, p = nodes[:found], p[:found]
-    if found > k:
-        least = np.partition(p, found - k)[found - k]
-        ties = np.sort(nodes[p == least])
-        last = ties[k - (p > least).sum() - 1]
-        kept = 0
-        for i in range(found):
-            if p[i] > least or (p[i] == least and nodes[i] <= last):
-                nodes[kept], p[kept] = nodes[i], p[i]
-                kept += 1
-        found, nodes, p = k, nodes[:k], p[:k]
-    order = np.argsort(nodes)
-    order = order[np.argsort(-p[order], kind="mergesort")]
-    for i in range(found):
-        out[i], score[i] = nodes[order[i]], p[order[i]]
+        v, a = nodes[i], p[i]
+        if a > 0 and found < k:
+            at, found = found, found + 1
+            while at > 0:
+                above = (at - 1) // 2
+                if not _worse(a, v, score[above], out[above]):
+                    break
+                out[at], score[at] = out[above], score[above]
+                at = above
+            out[at], score[at] = v, a
+        elif a > 0 and k > 0 and _worse(score[0], out[0], a, v):
+            _sink(out, score, k, v, a)
+    for last in range(found - 1, 0, -1):
+        v, a = out[last], score[last]
+        out[last], score[last] = out[0], score[0]
+        _sink(out, score, last, v, a)
     return found
 
 

@@ -21,7 +21,15 @@ def test_threads_and_kernel_are_applied():
         assert ops.backend("total", torch.device("cpu")) is ops.numba_kernels
     finally:
         Hardware(threads=before).apply()
+
+
+def test_as_many_threads_as_cores_or_as_the_environment_wishes(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert Hardware().threads == len(cores()) == len(ALL)
+    for said, threads in (("1", 1), ("999", len(ALL)), ("0", len(ALL)), ("4,2", len(ALL))):
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        assert Hardware().threads == threads
+        assert Hardware(threads=3).threads == 3
 
 
 @pytest.mark.parametrize(

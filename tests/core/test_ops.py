@@ -6,6 +6,7 @@ from gnnscale.core import ops
 from gnnscale.core.errors import UsageError
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.fused import Factors
+from gnnscale.core.ops.watch import watched
 
 KERNELS = ["dgl", "numba", "torch", "dense"]
 
@@ -338,10 +339,10 @@ def test_auto_takes_the_fastest_of_the_device():
 def test_auto_takes_dense_products_of_dense_graphs(dense):
     cpu, draw = torch.device("cpu"), torch.Generator().manual_seed(0)
     for share, module in ((0.1, ops.numba_kernels), (0.5, ops.dense_kernels)):
-        src, dst = (torch.rand(40, 40, generator=draw) < share).nonzero().T
-        graph = Adjacency.from_edges(src, dst, 40)
+        src, dst = (torch.rand(70, 70, generator=draw) < share).nonzero().T
+        graph = Adjacency.from_edges(src, dst, 70)
         assert ops.backend("total", cpu, graph) is module
-        x, factor = randn(40, 3), randn(40, seed=1).detach()
+        x, factor = randn(70, 3), randn(70, seed=1).detach()
         matrix = dense(graph)
         same(ops.total(graph, x), matrix @ x, x)
         got = ops.operator(graph, x, Factors(factor, factor, None, factor))
@@ -353,7 +354,21 @@ def test_auto_takes_dense_products_of_dense_graphs(dense):
     assert ops.backend("total", cpu, graph) is ops.numba_kernels
 
 
-def test_no_matrix_that_is_too_large():
+def test_a_dense_product_is_no_gather():
+    told = []
+    src, dst = torch.ones(70, 70).nonzero().T
+    graph = Adjacency.from_edges(src, dst, 70)
+    with watched(lambda *product: told.append(product[0])):
+        ops.total(graph, randn(70, 3))
+        ops.operator(graph, randn(70, 3), Factors(dst=torch.ones(70)))
+        assert told == []
+        ops.total(graph, randn(70, 3), randn(70 * 70))
+    assert told == ["total"]
+
+
+def test_no_matrix_that_is_too_large_or_too_small():
+    every = torch.arange(10) * 9, torch.arange(81, dtype=torch.int32) % 9
+    assert not ops.dense_kernels.pays(Adjacency(*every))
     graph = Adjacency(torch.arange(2) * 10**6, torch.zeros(10**6, dtype=torch.int32), 10**7)
     assert not ops.dense_kernels.pays(graph)
 

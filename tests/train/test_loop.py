@@ -258,7 +258,7 @@ def test_a_sampler_with_its_own_inference_predicts_by_it(tmp_path, monkeypatch):
 
 
 def test_the_lowest_validation_loss_is_kept_where_loss_is_monitored(tmp_path):
-    changes = {"trainer": {"epochs": 12, "monitor": "loss"}, "optimizer": {"lr": 0.3}}
+    changes = {"trainer": {"epochs": 12, "monitor": "loss"}, "optimizer": {"lr": 1.0}}
     (record,) = train(toy(changes), tmp_path)
     lines = (tmp_path / "seed-0/metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["valid_loss"] for line in lines]

@@ -181,7 +181,7 @@ def operator(adj: Adjacency, x: Tensor, factors: Factors) -> Tensor:
         z = z * factors.dst.unsqueeze(1)
     if factors.diag is None:
         return z
-    return torch.addcmul(z, full(x[: len(z)]), factors.diag.unsqueeze(1))
+    return z + full(x[: len(z)]) * factors.diag.unsqueeze(1)
 
 
 def total(adj: Adjacency, x: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -190,10 +190,12 @@ def total(adj: Adjacency, x: Tensor, weight: Tensor | None = None) -> Tensor:
     Shapes: x [n_src, D], weight None or [E] -> [n_dst, D]; x [n_src, H, D], weight [E, H] ->
     [n_dst, H, D]. Destinations without in-edges get 0.
     """
-    tell("total", adj, math.prod(x.shape[1:]), weight is not None)
+    matrix = weight is None and backend("total", adj.device, adj) is dense_kernels
+    if not matrix:  # a product of matrices gathers nothing
+        tell("total", adj, math.prod(x.shape[1:]), weight is not None)
     if isinstance(x, Coded | Heads) and (found := x.total(adj, weight)) is not None:
         return found
-    x = _stored(x) if weight is not None or not dense_kernels.pays(adj) else full(x)
+    x = full(x) if matrix else _stored(x)
     weight = weight if weight is None else full(weight)
     if weight is None:
         flat = x.flatten(1)  # [n_src, H * D]
@@ -227,8 +229,8 @@ def attention(
 
     Shapes: z [n_src, H, D], source, target [H, D] -> [n_dst, H, D].
     """
-    tell("total", adj, z[0].numel() if len(z) else 0, True)
     tell("softmax", adj, z.shape[1])
+    tell("total", adj, z[0].numel() if len(z) else 0, True)
     return fused_attention(adj, _stored(z), full(source), full(target), slope, p)
 
 

@@ -14,14 +14,15 @@ DEVICES = ("cpu", "cuda")
 DENSITY = 0.2
 """Edges per pair of nodes from which the dense product is the faster one: measured on one thread,
 300 to 3,000 nodes, 64 and 256 columns (docs/benchmarks/dense.md)."""
-ENTRIES = 1 << 23
-"""Of the largest matrix that ``auto`` makes, 32 MiB."""
+ENTRIES = 1 << 12, 1 << 23
+"""Of the smallest and the largest matrix that ``auto`` makes: below, making it costs as much as the
+product; above, it has 32 MiB."""
 
 
 def pays(adj: Adjacency) -> bool:
     """Whether the dense product of this graph is faster than a sparse one, and fits."""
     entries = adj.n_dst * adj.n_src
-    return entries <= ENTRIES and adj.n_edges > DENSITY * entries
+    return ENTRIES[0] <= entries <= ENTRIES[1] and adj.n_edges > DENSITY * entries
 
 
 def total(adj: Adjacency, x: Tensor) -> Tensor:
