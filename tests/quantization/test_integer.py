@@ -57,8 +57,8 @@ HOW = {
 }
 
 
-# gcnii: sixteen layers deep, so that what is apart also grows from end to end; cluster_gcn: means of
-# 4-bit codes of one scale, many of them half-way between two codes
+# gcnii: sixteen layers deep, so that what is apart also grows from end to end
+# cluster_gcn: means of 4-bit codes of one scale, many of them half-way between two codes
 APART = {("gcnii", how): 99.88 for how in HOW} | {("cluster_gcn", "4"): 99.74}
 
 
