@@ -201,10 +201,10 @@ def test_what_backward_keeps_does_not_grow_with_the_edges(aggregators):
     """No [E, *] tensor is kept for the backward pass: the same bytes for E edges and for 8 E."""
     kept = []
     for degree in (8, 64):
-        src = torch.arange(200).repeat_interleave(degree)
-        dst = (src + 1 + torch.arange(degree).repeat(200)) % 200
-        adj = Adjacency.from_edges(src, dst, 200)
-        assert adj.n_edges == 200 * degree
+        src = torch.arange(400).repeat_interleave(degree)
+        dst = (src + 1 + torch.arange(degree).repeat(400)) % 400
+        adj = Adjacency.from_edges(src, dst, 400)
+        assert adj.n_edges == 400 * degree
         hop = whole_hop(adj, Need(1, "sym", "diag"))
         conv, sizes = EGConv(16, 16, 4, 4, aggregators), []
 
@@ -213,7 +213,7 @@ def test_what_backward_keeps_does_not_grow_with_the_edges(aggregators):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            conv(hop, torch.randn(200, 16, requires_grad=True), Memo(None)).sum().backward()
+            conv(hop, torch.randn(400, 16, requires_grad=True), Memo(None)).sum().backward()
         kept.append(sizes)
     assert kept[0] == kept[1]
-    assert max(kept[1]) < 4 * 200 * 64
+    assert max(kept[1]) < 4 * 400 * 64
