@@ -11,7 +11,7 @@ from gnnscale.core.ops import torch_kernels
 from gnnscale.core.ops.adjacency import Adjacency
 
 DEVICES = ("cpu", "cuda")
-DENSITY = 0.2
+DENSITY = 0.25
 """Edges per pair of nodes from which the dense product is the faster one: measured on one thread,
 300 to 3,000 nodes, 64 and 256 columns (docs/benchmarks/dense.md)."""
 ENTRIES = 1 << 12, 1 << 23
