@@ -276,6 +276,4 @@ class Hop:
 def _messages(message: Callable[[Any], Any], h: Any, names: tuple[str, ...]) -> Any:
     """message(h) in at least float32, unless products alone take them, who add up in that."""
     m = message(h)
-    if isinstance(m, Coded | Heads) or set(names) <= PRODUCTS:
-        return m
-    return Scaled(full(m.rows)) if isinstance(m, Scaled) else full(m)
+    return m if isinstance(m, Coded | Heads) or set(names) <= PRODUCTS else full(m)

@@ -16,6 +16,7 @@ from gnnscale.core.compiled import compiled
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.dropout import drawn, halves, hashed, words
 from gnnscale.core.ops.lanes import AHEAD, LINE, fetch, widened
+from gnnscale.core.ops.numba_kernels import stored
 
 RUNS = 64
 """Partial sums over rows of what is summed over all of them, so that it is no matter of threads."""
@@ -149,11 +150,6 @@ def _back_scores(z, g, out):
                     out[run, h, d] += a * widened(z[j, h, d])
 
 
-def _array(x: Tensor) -> np.ndarray:
-    x = x.detach().contiguous()
-    return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()
-
-
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, adj, z, source, target, slope, p):
@@ -162,9 +158,9 @@ class _Attention(torch.autograd.Function):
         left, right = z.new_empty(len(z), heads, dtype=kind), z.new_empty(n, heads, dtype=kind)
         alpha = z.new_empty(adj.n_edges, heads, dtype=kind)
         out = z.new_empty(n, *z.shape[1:], dtype=kind)
-        rows, number = _array(z), out.numpy().dtype.type
-        _scores(rows, _array(source.to(kind)), left.numpy())
-        _scores(rows, _array(target.to(kind)), right.numpy())
+        rows, number = stored(z), out.numpy().dtype.type
+        _scores(rows, stored(source.to(kind)), left.numpy())
+        _scores(rows, stored(target.to(kind)), right.numpy())
         ctx.words = number(slope), *words(out, drawn(p), p)
         _forward(
             adj.indptr.numpy(), adj.indices.numpy(), rows, left.numpy(), right.numpy(), *ctx.words,
@@ -178,7 +174,7 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, g):
         z, source, target, left, right, alpha = ctx.saved_tensors
-        adj, back, rows, given = ctx.adj, ctx.adj.T, _array(z), _array(g)
+        adj, back, rows, given = ctx.adj, ctx.adj.T, stored(z), stored(g)
         de, gleft, gright = (torch.empty_like(t) for t in (alpha, left, right))
         _back_dst(
             adj.indptr.numpy(), adj.indices.numpy(), rows, given, left.numpy(), right.numpy(),
@@ -187,7 +183,7 @@ class _Attention(torch.autograd.Function):
         gz = left.new_empty(z.shape)
         _back_src(
             back.indptr.numpy(), back.indices.numpy(), back.edges.numpy(), given,
-            _array(source.to(gz.dtype)), _array(target.to(gz.dtype)), *ctx.words[1:],
+            stored(source.to(gz.dtype)), stored(target.to(gz.dtype)), *ctx.words[1:],
             alpha.numpy(), de.numpy(), gleft.numpy(), gright.numpy(), gz.numpy(),
         )  # fmt: skip
         found = []

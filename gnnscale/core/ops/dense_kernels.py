@@ -15,12 +15,14 @@ DENSITY = 0.25
 """Edges per pair of nodes from which the dense product is the faster one: measured on one thread,
 300 to 3,000 nodes, 64 and 256 columns (docs/benchmarks/dense.md)."""
 ENTRIES = 1 << 12, 1 << 23
-"""Of the smallest and the largest matrix that ``auto`` makes: below, making it costs as much as the
-product; above, it has 32 MiB."""
+"""Of the smallest and the largest matrix that ``auto`` makes: smaller ones are mostly of blocks
+that are seen once, the largest has 32 MiB."""
 
 
 def pays(adj: Adjacency) -> bool:
-    """Whether the dense product of this graph is faster than a sparse one, and fits."""
+    """Whether the dense product of this graph is the faster one, on the CPU, and fits."""
+    if adj.device.type != "cpu":  # not measured
+        return False
     entries = adj.n_dst * adj.n_src
     return ENTRIES[0] <= entries <= ENTRIES[1] and adj.n_edges > DENSITY * entries
 

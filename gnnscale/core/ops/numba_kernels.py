@@ -1,8 +1,9 @@
 """Compiled CPU kernels: one row per task, local accumulators, so results never depend on threads.
 
-Rows are asked for ahead of their use, so that weights, and factors of both ends, cost next to
-nothing beside the wait for memory; DGL's edge-weighted CPU kernel is 5 to 8 times slower than its
-unweighted one. Rows may be kept in bfloat16: they are widened as they come, sums are float32.
+Rows are asked for ahead of their use: most of the time goes to waiting for memory, and weights add
+a quarter at most (measured: 5, 23 and 23 % at 256, 128 and 64 columns). DGL's edge-weighted CPU
+kernel is 5 to 8 times slower than its unweighted one. Rows may be kept in bfloat16: they are
+widened as they come, sums are float32.
 """
 
 import numba
@@ -176,7 +177,7 @@ def _array(x: Tensor) -> np.ndarray:
     return x.detach().contiguous().numpy()
 
 
-def _stored(x: Tensor) -> np.ndarray:
+def stored(x: Tensor) -> np.ndarray:
     """Rows as they are kept: bfloat16, which numpy lacks, as its bits."""
     x = x.detach().contiguous()
     return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()
@@ -203,7 +204,7 @@ def operator(
     out = _empty(x, adj.n_dst, x.shape[1])
     none = np.empty(0, out.numpy().dtype)
     given = (none if f is None else _array(f.to(out.dtype)) for f in (src, dst, weight, diag))
-    _operator(*_rows(adj), _stored(x), *given, out.numpy())
+    _operator(*_rows(adj), stored(x), *given, out.numpy())
     return out
 
 
@@ -214,14 +215,14 @@ total = operator
 def weighted_total(adj: Adjacency, x: Tensor, w: Tensor) -> Tensor:
     """Edge-weighted sum per head. x [n_src, H, D], w [E, H] -> [n_dst, H, D]."""
     out = _empty(x, adj.n_dst, *x.shape[1:])
-    _weighted_sum(*_rows(adj), _stored(x), _array(w), out.numpy())
+    _weighted_sum(*_rows(adj), stored(x), _array(w), out.numpy())
     return out
 
 
 def dot(adj: Adjacency, y: Tensor, x: Tensor) -> Tensor:
     """Inner product of the two ends of each edge. y [n_dst, H, D], x [n_src, H, D] -> [E, H]."""
     out = _empty(x, adj.n_edges, x.shape[1])
-    _dot(*_rows(adj), _array(y), _stored(x), out.numpy())
+    _dot(*_rows(adj), _array(y), stored(x), out.numpy())
     return out
 
 
