@@ -2,8 +2,7 @@
 
 usage: python scripts/bench_samplers.py [ROUNDS]
 
-The graph: 169,343 nodes, 1,157,799 pairs whose ends are drawn with p ~ Pareto(1.5) + 1, both
-directions, duplicates and self-loops removed; 128 features. Each round runs every sampler for some
+The graph is that of heavy_tailed.py. Each round runs every sampler for some
 batches, one after the other, so that the load of the machine falls on all of them alike; the first
 round is thrown away. A node is a row of the batch's input. "structure" makes the batch's graphs
 only, "features" also gathers the input rows.
@@ -14,16 +13,17 @@ import os
 import statistics
 import sys
 import time
+from pathlib import Path
 
-import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from heavy_tailed import FEATURES, NODES, TRAIN, heavy_tailed
 
 from gnnscale.core.data import GraphData, Task
 from gnnscale.core.hop import Need
 from gnnscale.core.host import dgl
-from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.random import Key
-from gnnscale.graph.simple import simple
 from gnnscale.sampler.fastgcn import FastGCN
 from gnnscale.sampler.labor import Labor
 from gnnscale.sampler.ladies import Ladies
@@ -33,17 +33,8 @@ from gnnscale.sampler.shadow import ShadowKhop
 from gnnscale.sampler.vrgcn import VRGCN
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 9
-NODES, PAIRS, FEATURES, TRAIN = 169_343, 1_157_799, 128, 90_941
 SEEDS, BATCHES = 1024, 5  # batches timed together
 FANOUTS = [10, 10, 10]
-
-
-def heavy_tailed() -> Adjacency:
-    """The graph of the docstring, in-edges by destination."""
-    p = np.random.default_rng(0).pareto(1.5, NODES) + 1
-    draw = np.random.default_rng(1)
-    src, dst = (draw.choice(NODES, PAIRS, p=p / p.sum()) for _ in range(2))
-    return simple(src, dst, NODES)[0]
 
 
 def dataset() -> GraphData:

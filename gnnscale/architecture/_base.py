@@ -113,9 +113,21 @@ class Block(nn.Module):
             h = dense(h)
         if self.pre:
             return self._ahead(hop, cast(Tensor, h), memo)
-        z = hop.drop(h, self.drop_in) if self.training else h
-        z = self._behind(hop, self.norm, self.conv(hop, z, memo), memo, self.drop_out)
+        dropped, memo.dropped = memo.dropped, False
+        z = hop.drop(h, self.drop_in) if self.training and not dropped else h
+        z = self.conv(hop, z, memo)
+        if memo.then and not (self.residual or self.drop_out):
+            one = finished(self.norm, self.act, z, memo.then)
+            if one is not None:
+                memo.dropped = True
+                return one
+        z = self._behind(hop, self.norm, z, memo, self.drop_out)
         return z + h[: len(z)] if self.residual else z
+
+    @property
+    def entry(self) -> float:
+        """The rate of dropout that a block below may take over: 0 if its input is needed whole."""
+        return 0.0 if self.residual or self.pre else self.drop_in
 
     def _behind(
         self, hop: Hop, norm: nn.Module, z: Tensor, memo: Memo, drop: float, inside: bool = False
@@ -155,6 +167,8 @@ class Model(nn.Module, Component):
 
     need: Need
     layers: nn.ModuleList
+    tapped: bool = True
+    """Whether the rows of hidden levels are kept for who reads them in what ``forward`` gives."""
     labels: ClassVar[bool] = False
     """Whether it reads training labels by name, which batches must carry as input."""
     apart: ClassVar[bool] = True
@@ -171,6 +185,11 @@ class Model(nn.Module, Component):
         """Features to the levels below the first layer, the last one being its input."""
         return (self.encoder(x),)
 
+    @property
+    def reads_all(self) -> bool:
+        """Whether ``read`` wants more than the last level."""
+        return False
+
     def read(self, levels: list[Tensor]) -> Tensor:
         """Of the levels, the encoder's first, what the readout is made of: the last."""
         return levels[-1]
@@ -186,16 +205,21 @@ class Model(nn.Module, Component):
         return h[batch.rows] if self.pool is None else self.pool(h, batch)
 
     def forward(self, batch: Batch) -> Output:
-        """Logits and hidden levels of a batch."""
+        """Logits of a batch, and its hidden levels if it is ``tapped``."""
         levels = list(self.encode(batch.inputs))
         memo = Memo(batch, levels[-1])
-        for layer, hop in zip(self.layers, batch.hops, strict=True):
-            levels.append(layer(hop, hop.lift(levels[-1]), memo))
+        kept = self.tapped or self.reads_all
+        for i, (layer, hop) in enumerate(zip(self.layers, batch.hops, strict=True)):
+            memo.then = self._following(i + 1, batch) if self.training and not kept else 0.0
+            below = hop.lift(levels[-1] if kept else levels.pop())
+            levels.append(layer(hop, below, memo))
         h = self.read(levels)
-        if h is not levels[-1]:
-            levels.append(h)
         seeds = self.readout(h, batch)
         logits = full(self.head(seeds))
+        if not self.tapped:
+            return Output(logits, (), batch.rows)
+        if h is not levels[-1]:
+            levels.append(h)
         # without a head the last layer is the classifier, so what it reads is the level below
         bare = isinstance(self.head, nn.Identity)
         hidden = levels[:-1] if bare else levels
@@ -203,6 +227,11 @@ class Model(nn.Module, Component):
         if bare and whole is not None and torch.is_tensor(hidden[-1]):
             whole = pooled(batch.readout, hidden[-1].to(logits.dtype), batch)
         return Output(logits, tuple(hidden), batch.rows, pooled=whole)
+
+    def _following(self, i: int, batch: Batch) -> float:
+        """The rate of dropout before layer ``i`` that the layer below may take along."""
+        layer = self.layers[i] if i < len(self.layers) else None
+        return layer.entry if isinstance(layer, Block) and batch.hops[i].drops else 0.0
 
     def measured(self) -> Mapping[str, float]:
         """What the model found out about its own work in the last training step, backward pass

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from gnnscale.core import ops
 from gnnscale.core.ops import epilogue
 
-EXACT = (torch.float32, torch.float64)
+KINDS = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def slope(act: nn.Module) -> float | None:
@@ -20,20 +20,23 @@ def finished(norm: nn.Module, act: nn.Module, z: Tensor, p: float) -> Tensor | N
     """drop(act(norm(z))) in one pass, with the norm's running statistics brought up to date.
 
     None, and nothing done, where the steps have to be taken one by one: other norms than
-    ``BatchNorm1d`` and ``LayerNorm`` or other activations, half precision, devices without such a
-    pass, modules that are listened to.
+    ``BatchNorm1d`` and ``LayerNorm`` or other activations, devices without such a pass, modules
+    that are listened to; and where there is one step at most. Norms of bfloat16 rows are float32.
 
     Args:
         norm, act: the modules. z: [n, D]. p: rate of dropout, 0 in evaluation.
     """
     leak = slope(act)
-    plain = isinstance(z, Tensor) and z.dim() == 2 and z.dtype in EXACT and ops.fuses(z.device)
+    plain = isinstance(z, Tensor) and z.dim() == 2 and z.dtype in KINDS and ops.fuses(z.device)
     if leak is None or not plain or heard(norm) or heard(act):
         return None
+    z = ops.full(z)
     if type(norm) is nn.LayerNorm and norm.bias is not None:
         return epilogue.by_row(z, norm.weight, norm.bias, norm.eps, leak, p)
     if type(norm) is nn.BatchNorm1d and norm.affine:
         return by_column(norm, z, leak, p)
+    if type(norm) is nn.Identity and leak != 1 and p:
+        return epilogue.plain(z, leak, p)
     return None
 
 

@@ -170,6 +170,11 @@ class Stack(Model):
         last = Dense(d, self.shape.classes, rows="dst")
         return nn.Sequential(*steps, last) if steps else last
 
+    @property
+    def reads_all(self) -> bool:
+        """With a jump."""
+        return self.jump != "none"
+
     def read(self, levels: list[Tensor]) -> Tensor:
         """Of the levels, encoder's first, what the readout is made of: [n_last, D or depth D]."""
         if self.jump == "none":

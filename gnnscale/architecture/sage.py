@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gnnscale.architecture._stack import Stack
 from gnnscale.core.batch import Memo
 from gnnscale.core.hop import Hop, Need
-from gnnscale.core.site import Dense, Site
+from gnnscale.core.site import Dense, Site, onto
 from gnnscale.core.sparse import SparseRows
 
 
@@ -51,7 +51,10 @@ class SAGEConv(nn.Module):
         else:
             z = hop.reduce(lambda h: self.q_message(h, hop), h)
             z = self.neighbor(self.q_aggregate(z, hop), hop)
-        return self.q_update(z if self.self is None else z + self.self(own, hop), hop)
+        if self.self is not None:
+            own, w = self.self.q_input(own, hop), self.self.q_weight(self.self.weight)
+            z = onto(z, own, w.T)
+        return self.q_update(z, hop)
 
 
 @dataclass(eq=False, repr=False)

@@ -9,6 +9,7 @@ import torch
 
 from gnnscale import compose
 from gnnscale.bench import workloads
+from gnnscale.bench.peers import connect
 from gnnscale.bench.settings import Bench
 from gnnscale.bench.subject import Origin, build
 from gnnscale.catalog import Catalog
@@ -43,16 +44,27 @@ def main(path: Path) -> dict[str, Any]:
     device, phase = subject.run.device, given["phase"]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    asked = None
+    asked, peer, every = None, None, Bench(**given["bench"])
+    if given["peer"]:
+        peer = connect(given["peer"], subject, every, Path(given["scratch"]))
     if phase != "load":
-        every = Bench(**given["bench"])
         workload = next(w for w in workloads.chosen(every) if w.name == phase)
-        request = workload.request(subject, "end2end")
-        alone = reset_peak()
+        request: Any = (
+            peer.request(workload, "end2end") if peer else workload.request(subject, "end2end")
+        )
+        alone = reset_peak() if peer is None else False
         for _ in range(1 if phase == "epoch" else REQUESTS):
             request()
         asked = rss_peak() if alone else None
     now = status("VmHWM", "RssFile", "RssShmem")
+    apart = peer.peak_mib() if peer else None
+    if peer:
+        peer.close()
+    if apart is not None:
+        return {
+            "mib": apart, "request_mib": None, "file_mib": None, "cuda_mib": None,
+            "cuda_reserved_mib": None,
+        }  # fmt: skip
     cuda = device.type == "cuda"
     return {
         "mib": max(now["VmHWM"], *subject.run.meter.rss.values()),

@@ -43,6 +43,10 @@ class Peer(Protocol):
         """Processes of its own."""
         ...
 
+    def peak_mib(self) -> float | None:
+        """Peak memory of those; None if it works in ours."""
+        ...
+
     def close(self) -> None:
         """End them."""
 
@@ -107,6 +111,9 @@ class Session:
             for k, subject in enumerate(self.subjects[1:]):
                 inner = result.versus[k]["measurement"]
                 inner["memory"] = self.peaks(subject, workloads, inner["notes"])
+            for k, peer in enumerate(self.peers, len(self.subjects) - 1):
+                inner = result.versus[k]["measurement"]
+                inner["memory"] = self.peaks(first, workloads, inner["notes"], peer.label)
         return result
 
     # -- parts ----------------------------------------------------------------------------------
@@ -198,17 +205,25 @@ class Session:
                         request()
                 profile.export_chrome_trace(str(folder / f"{name.replace('/', '-')}-{letter}.json"))
 
-    def peaks(self, subject: Subject, workloads: list[Workload], notes: list[str]) -> dict:
-        """Peak memory by phase, and the bytes that are counted."""
+    def peaks(
+        self, subject: Subject, workloads: list[Workload], notes: list[str], peer: str | None = None
+    ) -> dict:
+        """Peak memory by phase, and the bytes that are counted; of a peer's work, if one is named.
+
+        A peer that works in our process has our copy of graph and features beside its own.
+        """
         found: dict[str, Any] = {"analytic_bytes": memory.analytic(subject)}
         for phase in memory.phases(workloads):
-            wanted = memory.specification(subject, self.settings, phase, self.catalog, self.trusted)
+            wanted = memory.specification(
+                subject, self.settings, phase, self.catalog, self.trusted, peer
+            )
             try:
                 found[phase] = memory.measure(wanted, self.scratch / "memory")
             except (RuntimeError, OSError, ValueError) as reason:
                 notes.append(f"memory of {phase}: not measured, {reason}")
             else:
-                log.info("memory of %s: %.0f MiB", phase, found[phase]["mib"])
+                of = f"{phase} of {peer}" if peer else phase
+                log.info("memory of %s: %.0f MiB", of, found[phase]["mib"])
         return found
 
     def assemble(self, k: int, counted: dict, line: dict | None, observed: dict) -> Measurement:

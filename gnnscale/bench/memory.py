@@ -36,16 +36,22 @@ def phases(workloads: list[Workload]) -> list[str]:
 
 
 def specification(
-    subject: Subject, settings: Bench, phase: str, catalog: Catalog, trusted: frozenset[str]
-) -> dict[str, Any]:
-    """What a child needs to know."""
+    subject: Subject, settings: Bench, phase: str, catalog: Catalog, trusted: frozenset[str],
+    peer: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What a child needs to know; ``peer``: who does the work in the subject's place."""
     return {
+        "peer": peer,
         "config": subject.plan.config,
         "choices": subject.plan.choices,
         "seed": subject.origin.seed,
         "folder": str(subject.origin.folder) if subject.origin.folder else None,
         "phase": phase,
-        "bench": {"queries": settings.queries, "seed": settings.seed},
+        "bench": {
+            "queries": settings.queries,
+            "seed": settings.seed,
+            "pyg_python": settings.pyg_python,
+        },
         "config_dirs": [str(folder) for folder in catalog.folders[1:]],
         "trusted": sorted(trusted),
     }

@@ -26,9 +26,10 @@ def show(m: Measurement, out: Console) -> None:
     if m.roofline:
         out.print(bounds(m.roofline))
         out.print(rates(m.roofline["machine"]), markup=False)
-    peaks = {k: v for k, v in m.memory.items() if k != "analytic_bytes"}
-    if peaks:
-        out.print(memory(peaks, m.memory["analytic_bytes"]))
+    held = [(m.label, m.memory), *((v["label"], v["measurement"].get("memory", {}))
+                                   for v in m.versus)]  # fmt: skip
+    if any(phase != "analytic_bytes" for phase in m.memory):
+        out.print(memory(held, m.memory["analytic_bytes"]))
     for line in remarks(m):
         out.print(line, markup=False)
 
@@ -120,15 +121,19 @@ def bounds(line: dict[str, Any]) -> Table:
     return table
 
 
-def memory(peaks: dict[str, Any], counted: dict[str, int]) -> Table:
-    """Per phase."""
+def memory(held: list[tuple[str, dict[str, Any]]], counted: dict[str, int]) -> Table:
+    """Per phase and participant; the counted bytes are the first one's."""
     parts = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in counted.items() if size)
-    table = Table("phase", "peak MiB", "of it mapped files", "GPU MiB", title="peak memory, each "
-                  f"phase in a fresh process (VmHWM); counted from shapes, MiB: {parts}",
+    table = Table("phase", "of", "peak MiB", "of it mapped files", "GPU MiB", title="peak memory, "
+                  f"each phase in a fresh process (VmHWM); counted from shapes, MiB: {parts}",
                   title_justify="left", show_edge=False)  # fmt: skip
-    for phase, row in peaks.items():
-        gpu = "" if row["cuda_mib"] is None else f"{row['cuda_mib']:.0f}"
-        table.add_row(phase, f"{row['mib']:.0f}", f"{row['file_mib']:.0f}", gpu)
+    for phase in [name for name in held[0][1] if name != "analytic_bytes"]:
+        for who, peaks in held:
+            row = peaks.get(phase)
+            if row is not None:
+                cells = (row["mib"], row["file_mib"], row["cuda_mib"])
+                said = ("" if value is None else f"{value:.0f}" for value in cells)
+                table.add_row(phase, who, *said)
     return table
 
 

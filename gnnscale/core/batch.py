@@ -127,11 +127,13 @@ class Memo:
     """What layers of one forward pass may share: the batch, and values kept by name (JK).
 
     first: what the first layer reads, an encoder's output, before any layer's dropout; its first
-    rows are those of the destinations at hand, in layer-wise inference, too.
+    rows are those of the destinations at hand, in layer-wise inference, too. then: the rate of the
+    dropout that the next layer starts with and that a layer may do along with its own end, in the
+    same pass; ``dropped`` says that it has.
     """
 
     def __init__(self, batch: Batch, first: Tensor | None = None):
-        self.batch, self.first = batch, first
+        self.batch, self.first, self.then, self.dropped = batch, first, 0.0, False
         self.kept: dict[str, Tensor] = {}
 
     def start(self, n: int) -> Tensor:

@@ -79,7 +79,8 @@ class Hop:
     """Aggregators that a subclass computes in its own way: none of them joins a common pass."""
 
     drops = True
-    """Whether dropout is plain, so that other passes may take it along; no subclass's own."""
+    """Whether dropout is plain, so that other passes may take it along, that of the level below
+    also: neither ``drop`` nor ``lift`` is a subclass's own."""
     attends = True
     """Whether attention may take one pass: softmax and weighted sums are no subclass's own."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from gnnscale.core.hop import Hop, Scaled
@@ -71,6 +72,13 @@ class Dense(nn.Linear):
             if isinstance(x, Tensor)
             else _sparse(x, w, self.bias)
         )
+
+
+def onto(z: Any, x: Any, w: Any) -> Any:
+    """z + x w without a matrix in between where all are plain; z [n, D'] or [D'], x [n, D]."""
+    if all(isinstance(t, Tensor) for t in (z, x, w)):
+        return torch.addmm(z, x, w)
+    return x @ w + z
 
 
 def _sparse(x: SparseRows, w: Tensor, bias: Tensor | None) -> Tensor:

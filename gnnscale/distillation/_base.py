@@ -30,12 +30,14 @@ class Term(nn.Module, Component):
     may see), ``unlabeled`` (observed ones without a training label) or ``all`` (every node; data
     that training may not see whole refuse it). hard: the factor that it leaves to the supervised
     loss; factors multiply. taps: the hidden levels of the teacher that it reads, and of what.
-    measures: whether ``size`` must be called.
+    levels: whether it reads hidden levels of the student. measures: whether ``size`` must be
+    called.
     """
 
     nodes: Nodes = "train"
     hard: float = 1.0
     taps: tuple[tuple[int, Rows], ...] = ()
+    levels: bool = False
     measures: bool = False
 
     def size(self, widths: tuple[int, ...]) -> None:

@@ -34,7 +34,7 @@ class Features(Term):
     """
 
     needs = (traits(Trait.TEACHER),)
-    measures = True
+    levels = measures = True
     projection = 0
     """P, the width that ``attach`` maps both to; 0: they are compared as they are."""
 

@@ -53,6 +53,7 @@ class GNNSD(Term):
 
     needs = (traits(Trait.HOPS, Trait.SQUARE),)
     nodes = "observed"
+    levels = True
 
     def __init__(self, weight: NonNegative = 0.1, start: Whole = 0):
         super().__init__()

@@ -123,6 +123,7 @@ class Run:
                     "graph; type nodes=observed"
                 )
             term.attach(self.model, self.train_data, self.teacher)
+        cast(Any, self.model).tapped = any(term.levels for term in self.objective.each)
         self.model.to(self.device)
         self.objective.to(self.device)
         own = (self.config.get("optimizer") or {}).get("weight_decay")

@@ -92,11 +92,12 @@ class Inference(Component):
         listener: Listener,
     ) -> Tensor:
         """The same call, with every batch and what the model says of it told to ``listener``."""
-        self.listener = listener
+        part = cast(Any, model)
+        self.listener, tapped, part.tapped = listener, part.tapped, True
         try:
             return self(model, data, rows, device)
         finally:
-            self.listener = None
+            self.listener, part.tapped = None, tapped
 
     def tell(self, batch: Batch, output: Output) -> Tensor:
         """Let the listener hear, if there is one; the logits."""
@@ -116,6 +117,8 @@ class Watched(Hop):
     """A hop that shows what it is about to read."""
 
     watch: Callable[[Tensor], None] | None = None
+
+    drops = False
 
     def lift(self, h: Tensor) -> Tensor:
         """``h`` itself."""

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from gnnscale.architecture._epilogue import finished
-from gnnscale.core import ops
+from gnnscale.architecture.gcn import GCN
+from gnnscale.core import hop, ops
 from gnnscale.core.ops.dropout import dropout
+from gnnscale.graph.whole import whole_batch
 
 NORMS = {
     "batch": lambda: nn.BatchNorm1d(5),
@@ -16,6 +18,7 @@ NORMS = {
     "mean": lambda: nn.BatchNorm1d(5, momentum=None),
     "untracked": lambda: nn.BatchNorm1d(5, track_running_stats=False),
     "layer": lambda: nn.LayerNorm(5),
+    "none": nn.Identity,
 }
 ACTS = {"relu": nn.ReLU, "leaky": nn.LeakyReLU, "none": nn.Identity}
 
@@ -34,12 +37,16 @@ def rows(seed):
     return (2 + torch.randn(40, 5, generator=draw, dtype=torch.float64)).requires_grad_()
 
 
-@pytest.mark.parametrize("act", ACTS)
-@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize(
+    ("name", "act"), [(n, a) for n in NORMS for a in ACTS if (n, a) != ("none", "none")]
+)
 def test_training_and_evaluation_are_the_modules(name, act):
     mine, act = shaken(NORMS[name]()), ACTS[act]()
     theirs = copy.deepcopy(mine)
     for step, p in ((0, 0.4), (1, 0.0), (2, 0.4)):
+        if name == "none" and p == 0:
+            assert finished(mine, act, rows(step), p) is None  # one step is no pass to be saved
+            continue
         x, y = rows(step), rows(step)
         torch.manual_seed(step)
         got = finished(mine, act, x, p)
@@ -54,7 +61,48 @@ def test_training_and_evaluation_are_the_modules(name, act):
         torch.testing.assert_close(a, b, msg=key)
     mine.eval()
     theirs.eval()
-    torch.testing.assert_close(finished(mine, act, rows(3), 0.0), act(theirs(rows(3))))
+    if name != "none":
+        torch.testing.assert_close(finished(mine, act, rows(3), 0.0), act(theirs(rows(3))))
+
+
+def test_norms_of_bfloat16_rows_are_float32():
+    norm, x = nn.BatchNorm1d(5), rows(0).detach().bfloat16()
+    want = torch.relu(copy.deepcopy(norm)(x.float()))
+    got = finished(norm, nn.ReLU(), x, 0.0)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("order", ["post", "pre"])
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_levels_that_nobody_reads_change_nothing(sixty, monkeypatch, norm, residual, order):
+    """Dropout before a layer, done along with the end of the one below: the same bits."""
+    alone = []
+    monkeypatch.setattr(hop, "dropout", lambda h, p: [alone.append(p), dropout(h, p)][1])
+    torch.manual_seed(0)
+    model = GCN(
+        sixty.shape, hidden=5, depth=4, norm=norm, residual=residual, order=order,
+        stem=order == "pre",
+    )  # fmt: skip
+    other = copy.deepcopy(model.double())
+    other.tapped = False
+    batch = whole_batch(sixty, model.need)
+    for step in range(2):
+        found = []
+        for each in (model, other):
+            torch.manual_seed(step)
+            alone.clear()
+            out = each.train()(batch)
+            grads = torch.autograd.grad(out.logits.square().sum(), list(each.parameters()))
+            found.append((out.logits, *grads))
+        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert out.levels == ()
+    if order == "post" and not residual:
+        assert len(alone) == 1  # that of the features
+    for a, b in zip(model.buffers(), other.buffers(), strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(model.eval()(batch).logits, other.eval()(batch).logits)
 
 
 @pytest.mark.parametrize(
@@ -64,8 +112,8 @@ def test_training_and_evaluation_are_the_modules(name, act):
         (nn.BatchNorm1d(5), nn.LeakyReLU(-0.1), torch.randn(4, 5)),
         (nn.BatchNorm1d(5, affine=False), nn.ReLU(), torch.randn(4, 5)),
         (nn.LayerNorm(5, bias=False), nn.ReLU(), torch.randn(4, 5)),
-        (nn.Identity(), nn.ReLU(), torch.randn(4, 5)),
-        (nn.BatchNorm1d(5), nn.ReLU(), torch.randn(4, 5).bfloat16()),
+        (nn.Identity(), nn.Identity(), torch.randn(4, 5)),
+        (nn.BatchNorm1d(5), nn.ReLU(), torch.randn(4, 5).half()),
         (nn.BatchNorm1d(5), nn.ReLU(), torch.randn(1, 5)),
         (nn.LayerNorm(5), nn.ReLU(), torch.randn(2, 4, 5)),
     ],

@@ -14,6 +14,7 @@ from gnnscale.architecture.gat import GAT
 from gnnscale.architecture.gcn import GCN
 from gnnscale.architecture.gin import GIN
 from gnnscale.architecture.sage import SAGE
+from gnnscale.core.batch import Memo
 from gnnscale.core.data import Shape
 from gnnscale.core.errors import CompositionError, UsageError
 from gnnscale.core.hop import Need
@@ -134,7 +135,7 @@ def test_virtual_node_by_hand(sixty):
         h = h + v
         if layer.write is not None:
             v = layer.write(h.sum(0, keepdim=True) + v)
-        h = layer.block(hop, h, None)
+        h = layer.block(hop, h, Memo(batch))
     torch.testing.assert_close(outputs(net, sixty).logits, net.head(h), rtol=1e-12, atol=1e-12)
     assert [layer.write is None for layer in net.layers] == [False, False, True]
 

@@ -202,7 +202,7 @@ def test_a_hop_that_computes_an_aggregator_itself_says_so():
         assert ("reduce" in vars(cls)) == ("beside" in vars(cls)), cls
         if {"reduce", "softmax", "edges"} & set(vars(cls)):
             assert not cls.attends, cls
-        if "drop" in vars(cls):
+        if {"drop", "lift"} & set(vars(cls)):
             assert not cls.drops, cls
 
 

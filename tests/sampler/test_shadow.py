@@ -18,7 +18,7 @@ from gnnscale.architecture.gat import GAT
 from gnnscale.architecture.gcn import GCN
 from gnnscale.architecture.gin import GIN
 from gnnscale.architecture.sage import SAGE
-from gnnscale.core.batch import Batch
+from gnnscale.core.batch import Batch, Memo
 from gnnscale.core.data import GraphData, Shape, Task
 from gnnscale.core.errors import CompositionError, UsageError
 from gnnscale.core.hop import Need
@@ -192,7 +192,7 @@ def test_pooled_readout_by_hand(kind, six):
     assert part.rows.tolist() == [0, 5, 6]
     torch.manual_seed(0)
     net = SAGE(sampler.shape(data), hidden=4, depth=1, stem=True).double().eval()
-    h = net.layers[0](part.hops[0], net.encoder(part.x), None)
+    h = net.layers[0](part.hops[0], net.encoder(part.x), Memo(part))
     pool = {"mean": lambda z: z.mean(0), "max": lambda z: z.amax(0), "sum": lambda z: z.sum(0)}
     expected = []
     for root, nodes in ((0, [0, 1, 2, 3, 4]), (5, [5]), (6, [6, 7])):

@@ -7,6 +7,7 @@ from compositions import CATALOG, toy, train
 from torch import nn
 
 from gnnscale import compose
+from gnnscale.core.batch import Memo
 from gnnscale.core.random import Key
 from gnnscale.core.teacher import Teacher
 from gnnscale.dataset.synthetic import Synthetic
@@ -223,7 +224,9 @@ def test_histories_are_offered_before_training_and_at_every_evaluation(
     fresh = run.sampler.offered[2:]
     assert [level for level, _, _ in fresh] == [0, 1]
     hop = whole_hop(run.train_data.graph, run.model.need, run.train_data.x.dtype)
-    first = run.model.eval().layers[0](hop, run.train_data.x, None)
+    first = run.model.eval().layers[0](
+        hop, run.train_data.x, Memo(whole_batch(run.train_data, run.model.need))
+    )
     torch.testing.assert_close(fresh[1][2], first, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(filled[1][2], fresh[1][2]), "the weights have moved"
 

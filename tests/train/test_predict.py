@@ -207,6 +207,8 @@ def test_needs():
 class Noting(Hop):
     """A hop that notes what it reads."""
 
+    drops = False
+
     def lift(self, h):
         self.seen.append(h)
         return h

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from itertools import cycle
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -188,6 +189,12 @@ class Worker:
         took = time.perf_counter_ns() - start
         gc.enable()
         return {"ns": took}
+
+    def peak(self):
+        """VmHWM of this process."""
+        lines = Path("/proc/self/status").read_text().splitlines()
+        found = next(line for line in lines if line.startswith("VmHWM"))
+        return {"mib": int(found.split()[1]) / 1024}
 
     def forget(self):
         """Free what was prepared."""

@@ -97,6 +97,9 @@ class DglPeer:
         """None."""
         return []
 
+    def peak_mib(self) -> None:
+        """It has no process of its own."""
+
     def close(self) -> None:
         """Nothing to end."""
 

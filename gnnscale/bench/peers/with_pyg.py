@@ -113,6 +113,10 @@ class PygPeer:
         """The worker."""
         return [self.process.pid]
 
+    def peak_mib(self) -> float:
+        """The worker's VmHWM."""
+        return self.ask(do="peak")["mib"]
+
     def close(self) -> None:
         """End the worker."""
         for pipe in (self.process.stdin, self.process.stdout):

@@ -188,9 +188,8 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 class _ByColumn(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, gamma, beta, mean, var, eps, said, own):
+    def forward(ctx, x, gamma, beta, mean, inverse, said, own):
         x = x.contiguous()
-        inverse = (var + eps).rsqrt()
         by = inverse * gamma
         out = torch.empty_like(x)
         _by_column(_array(x), _array(mean), _array(by), _array(beta), *said, out.numpy())
@@ -204,17 +203,20 @@ class _ByColumn(torch.autograd.Function):
         x, mean, inverse, by, beta = ctx.saved_tensors
         given = _array(g)
         rows = (_array(x), given, _array(mean), _array(by), _array(beta), *ctx.said)
-        plain, times = x.new_empty(2, RUNS, x.shape[1]).unbind(0)
-        _column_sums(*rows, plain.numpy(), times.numpy())
-        plain, times = plain.sum(0), times.sum(0)
-        gx = None
+        gx = ggamma = gbeta = None
+        shares = torch.zeros_like(by), torch.zeros_like(by)
+        if ctx.own or any(ctx.needs_input_grad[1:3]):
+            plain, times = x.new_empty(2, RUNS, x.shape[1]).unbind(0)
+            _column_sums(*rows, plain.numpy(), times.numpy())
+            gbeta, times = plain.sum(0), times.sum(0)
+            ggamma = times * inverse
+            if ctx.own:  # other statistics than the rows' own are constants
+                shares = gbeta / len(x), times / len(x)
         if ctx.needs_input_grad[0]:
             gx = torch.empty_like(x)
-            # statistics that are not the rows' own are constants
-            shares = (plain / len(x), times / len(x)) if ctx.own else (plain * 0, times * 0)
             square = _array(inverse.square())
             _back_by_column(*rows, square, *(_array(s) for s in shares), gx.numpy())
-        return gx, times * inverse, plain, None, None, None, None, None
+        return gx, ggamma, gbeta, None, None, None, None
 
 
 class _ByRow(torch.autograd.Function):
@@ -254,7 +256,17 @@ def by_column(
 
     Shapes: x [n, D] float32 or float64, others [D] -> [n, D].
     """
-    return _ByColumn.apply(x, gamma, beta, mean, var, eps, words(x, slope, p), own)
+    inverse = (var + eps).rsqrt()
+    return _ByColumn.apply(x, gamma, beta, mean, inverse, words(x, slope, p), own)
+
+
+def plain(x: Tensor, slope: float, p: float) -> Tensor:
+    """Activated and dropped without a norm, on the CPU.
+
+    Shapes: x [n, D] float32 or float64 -> the same.
+    """
+    one, zero = x.new_ones(x.shape[1]), x.new_zeros(x.shape[1])
+    return _ByColumn.apply(x, one, zero, zero, one, words(x, slope, p), False)
 
 
 def by_row(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, slope: float, p: float) -> Tensor:

@@ -1,0 +1,209 @@
+"""Speed beside the peers, and the distance from what memory allows.
+
+usage: scripts/bench_speed.py GNNSCALE OUT [epochs] [precision] [products]
+
+epochs     training epochs beside DGL's layers and, where GNNSCALE_PYG_PYTHON names an interpreter
+           that has it, PyG's; EGC beside our GCN; peak memory of every side
+precision  our epochs with bfloat16 products beside float32
+products   sums over neighbours with and without weights beside a random gather of the same rows
+
+On the graph of heavy_tailed.py. What is in OUT already is not measured again. Prints markdown.
+REQUESTS=30 in the environment makes more pairs than 10.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numba
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from heavy_tailed import heavy_tailed, write
+
+from gnnscale.core.compiled import compiled
+from gnnscale.core.ops import BACKENDS
+from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.core.ops.lanes import AHEAD, LINE, fetch
+
+SHAPE = [
+    "architecture.hidden=256", "architecture.depth=3", "architecture.norm=batch",
+    "architecture.act=relu", "architecture.dropout=0.5",
+]  # fmt: skip
+BARE = ["architecture.stem=false", "architecture.residual=false"]
+MODELS = {
+    "GCN": ["architecture=gcn"],
+    "SAGE": ["architecture=sage"],
+    "GAT, 4 x 64": ["architecture=gat", "architecture.heads=4", "architecture.attention_dropout=0"],
+}
+EGC = {
+    "EGC-S, 8 heads, 4 bases": ["architecture=egc", *BARE],
+    "EGC-M, 4 heads, 4 bases": [
+        "architecture=egc", *BARE, "architecture.heads=4",
+        "architecture.aggregators=[symadd,max,mean]",
+    ],
+}  # fmt: skip
+WIDTHS = (64, 128, 256)
+ROUNDS = 15
+
+
+class Bench:
+    """Calls of ``gnnscale bench``, each kept under a name."""
+
+    def __init__(self, gnnscale: str, out: Path):
+        self.gnnscale, self.out = gnnscale, out
+        graph = out / "graph.npz"
+        if not graph.exists():
+            out.mkdir(parents=True, exist_ok=True)
+            write(graph)
+        self.words = [
+            "dataset=custom", f"dataset.path={graph}", "bench.workloads=[epoch]",
+            "bench.scopes=[end2end]", f"bench.requests={os.environ.get('REQUESTS', 10)}",
+            "bench.seconds=0", "bench.warmup=2", "bench.warmup_s=0", "bench.limit_s=3600",
+            "bench.roofline=false", *SHAPE,
+        ]  # fmt: skip
+
+    def __call__(self, name: str, *words: str) -> dict:
+        """The file of a measurement, made if it is missing."""
+        kept = self.out / f"{name}.json"
+        if not kept.exists():
+            command = [self.gnnscale, "bench", *self.words, *words]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode:
+                sys.exit(f"{name}: exit code {done.returncode}: {' '.join(command)}")
+            kept.write_text(Path(done.stdout.split()[-1]).read_text())
+        return json.loads(kept.read_text())
+
+
+def say(cells: list[str]) -> None:
+    """A row of a table."""
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def head(*names: str) -> None:
+    """The first two rows."""
+    say(list(names))
+    say(["---"] * len(names))
+
+
+def row(model: str, beside: str, found: dict, first: bool = True) -> list[str]:
+    """Times, ratio and peaks of a measurement of two sides; the model is the first one, or not."""
+    other = found["versus"][0]
+    ratio = dict(other["ratios"]["epoch"]["end2end"])
+    sides = [found, other["measurement"]]
+    if not first:
+        sides.reverse()
+        ratio |= {"median": 1 / ratio["median"], "ci": [1 / end for end in ratio["ci"][::-1]]}
+    times = [side["workloads"]["epoch"]["end2end"]["p50_ms"] for side in sides]
+    peaks = [side["memory"]["epoch"]["mib"] for side in sides]
+    busy = "; BUSY" if found["busy"]["flag"] else ""
+    return [
+        model, beside, *(f"{ms / 1e3:.2f}" for ms in times),
+        f"{ratio['median']:.2f} ({ratio['ci'][0]:.2f} to {ratio['ci'][1]:.2f})",
+        *(f"{mib:.0f}" for mib in peaks), f"{ratio['n']}{busy}",
+    ]  # fmt: skip
+
+
+COLUMNS = ("model", "beside", "s", "beside, s", "ratio (95 %)", "peak MiB", "beside, MiB", "pairs")
+
+
+def epochs(bench: Bench) -> None:
+    """Against the peers; EGC against GCN."""
+    head(*COLUMNS)
+    peers = ["dgl", *(["pyg"] if os.environ.get("GNNSCALE_PYG_PYTHON") else [])]
+    for model, words in MODELS.items():
+        for peer in peers:
+            name = f"{words[0].partition('=')[2]}-{peer}"
+            say(row(model, peer, bench(name, *words, f"peer={peer}")))
+    for model, words in EGC.items():
+        # what stands behind --vs is added to what stands before it
+        found = bench(model[:5].lower(), *MODELS["GCN"], "--vs", *words)
+        say(row(model, "our GCN", found, first=False))
+
+
+def precision(bench: Bench) -> None:
+    """bfloat16 beside float32."""
+    head(*COLUMNS)
+    for model, words in {**MODELS, **EGC}.items():
+        name = f"bfloat16-{model.partition(',')[0].lower()}"
+        found = bench(name, *words, "hardware.precision=bfloat16", "--vs",
+                      "hardware.precision=float32")  # fmt: skip
+        say(row(model, "float32", found))
+
+
+@compiled(parallel=True)
+def gather(indices, x, out):
+    """Every edge's row copied onto the row of its place within a block: reads at random alone."""
+    last, wide = len(indices) - 1, x.shape[1] * x.itemsize
+    blocks = len(out)
+    for b in numba.prange(blocks):
+        kept = out[b]
+        for e in range(b * len(indices) // blocks, (b + 1) * len(indices) // blocks):
+            far = indices[min(e + AHEAD, last)]
+            for byte in range(0, wide, LINE):
+                fetch(x, far, byte)
+            given = x[indices[e]]
+            for d in range(x.shape[1]):
+                kept[d] = given[d]
+
+
+def forms(graph: Adjacency, width: int) -> list[Callable[[], object]]:
+    """The gather, the sums, the weighted sums."""
+    x, w = torch.randn(graph.n_src, width), torch.rand(graph.n_edges, 1)
+    heads, ends, rows = x.unsqueeze(1), graph.indices.numpy(), x.numpy()
+    parts = torch.empty(64, width).numpy()
+    kernels = [BACKENDS[name] for name in ("numba", "dgl", "torch")]
+    return [
+        lambda: gather(ends, rows, parts),
+        *(lambda kernel=kernel: kernel.total(graph, x) for kernel in kernels),
+        *(lambda kernel=kernel: kernel.weighted_total(graph, heads, w) for kernel in kernels),
+    ]
+
+
+def products(bench: Bench) -> None:
+    """Medians over rounds in which every product is taken once, in turn."""
+    graph = heavy_tailed()
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    head("columns", "random gather, ms", *(
+        f"{form}, {name}" for form in ("sum", "weighted sum") for name in ("numba", "dgl", "torch")
+    ))  # fmt: skip
+    for width in WIDTHS:
+        medians = list(interleaved(forms(graph, width)))
+        bound = medians[0]
+        say([str(width), f"{1e3 * bound:.0f}",
+             *(f"{1e3 * m:.0f} ({m / bound:.2f})" for m in medians[1:])])  # fmt: skip
+
+
+def interleaved(work: list[Callable[[], object]]) -> Iterator[float]:
+    """Median seconds of each."""
+    times: list[list[float]] = [[] for _ in work]
+    for number in range(ROUNDS + 2):
+        for kept, each in zip(times, work, strict=True):
+            start = time.perf_counter()
+            each()
+            if number >= 2:
+                kept.append(time.perf_counter() - start)
+    return map(statistics.median, times)
+
+
+PARTS = {"epochs": epochs, "precision": precision, "products": products}
+
+
+def main() -> None:
+    """The parts that are asked for."""
+    if len(sys.argv) < 3 or not set(sys.argv[3:]) <= set(PARTS):
+        sys.exit(__doc__)
+    bench = Bench(sys.argv[1], Path(sys.argv[2]).resolve())
+    for name in sys.argv[3:] or PARTS:
+        print(f"\n{name}, {torch.get_num_threads()} threads\n")
+        PARTS[name](bench)
+
+
+if __name__ == "__main__":
+    main()
