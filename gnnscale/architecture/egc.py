@@ -11,6 +11,7 @@ from gnnscale.architecture._stack import Norm, Stack
 from gnnscale.core.batch import Memo
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Hop, Need
+from gnnscale.core.ops.product import product, shifted
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.values import Count, Rate
 
@@ -50,12 +51,14 @@ class EGConv(nn.Module):
         """One convolution over ``hop``."""
         n = hop.graph.n_dst
         weight = self.q_weight(self.weight)
-        u = hop.beside(lambda h: self.q_message(self.q_input(h, hop) @ weight, hop), h, self.ops)
+        u = hop.beside(
+            lambda h: self.q_message(product(self.q_input(h, hop), weight), hop), h, self.ops
+        )
         u = self.q_aggregate(u, hop)  # [n_dst, A * B * L]
         u = u.view(n, len(self.ops) * self.bases, self.size)  # [n_dst, A * B, L]
         w = self.mix(h[:n], hop).view(n, self.heads, -1)  # [n_dst, H, A * B]
         y = torch.bmm(w, u).view(n, -1)  # [n_dst, H * L]
-        return self.q_update(y + self.bias, hop)
+        return self.q_update(shifted(y, self.bias), hop)
 
 
 @dataclass(eq=False, repr=False)

@@ -9,6 +9,7 @@ from gnnscale.architecture._base import divisible, glorot
 from gnnscale.architecture._stack import Act, Stack
 from gnnscale.core.batch import Memo
 from gnnscale.core.hop import Hop, Need
+from gnnscale.core.ops.product import product, shifted
 from gnnscale.core.site import Site
 from gnnscale.core.traits import Trait, traits
 from gnnscale.core.values import Count, Rate
@@ -44,14 +45,14 @@ class GATConv(nn.Module):
 
     def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:
         """One convolution over ``hop``."""
-        z = self.q_input(h, hop) @ self.q_weight(self.weight)
+        z = product(self.q_input(h, hop), self.q_weight(self.weight))
         z = self.q_message(z, hop).view(len(h), self.heads, self.size)  # [n_src, heads, D]
         out = hop.attend(  # [n_dst, heads, D]
             z, self.q_left(self.left), self.q_right(self.right), 0.2,
             self.attention_dropout if self.training else 0.0, self.q_attention.within(hop),
         )  # fmt: skip
         out = out.flatten(1) if self.concat else out.mean(1)
-        return self.q_update(self.q_aggregate(out, hop) + self.bias, hop)
+        return self.q_update(shifted(self.q_aggregate(out, hop), self.bias), hop)
 
 
 @dataclass(eq=False, repr=False)

@@ -9,7 +9,8 @@ from gnnscale.architecture._base import glorot
 from gnnscale.architecture._stack import Stack
 from gnnscale.core.batch import Memo
 from gnnscale.core.hop import Hop, Need
-from gnnscale.core.site import Site, onto
+from gnnscale.core.ops.product import product, shifted
+from gnnscale.core.site import Site
 from gnnscale.core.sparse import SparseRows
 
 
@@ -39,11 +40,11 @@ class GCNConv(nn.Module):
         """One convolution over ``hop``."""
         w = self.q_weight(self.weight)
         if len(w) >= w.shape[1] or isinstance(h, SparseRows):
-            z = hop.reduce(lambda h: self.q_message(self.q_input(h, hop) @ w, hop), h)
-            z = self.q_aggregate(z, hop) + self.bias
+            z = hop.reduce(lambda h: self.q_message(product(self.q_input(h, hop), w), hop), h)
+            z = shifted(self.q_aggregate(z, hop), self.bias)
         else:
             z = hop.reduce(lambda h: self.q_message(h, hop), h)
-            z = onto(self.bias, self.q_input(self.q_aggregate(z, hop), hop), w)
+            z = product(self.q_input(self.q_aggregate(z, hop), hop), w, self.bias)
         return self.q_update(z, hop)
 
 

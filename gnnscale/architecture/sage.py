@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from gnnscale.architecture._stack import Stack
 from gnnscale.core.batch import Memo
 from gnnscale.core.hop import Hop, Need
-from gnnscale.core.site import Dense, Site, onto
+from gnnscale.core.ops.product import product, shifted
+from gnnscale.core.site import Dense, Site
 from gnnscale.core.sparse import SparseRows
 
 
@@ -46,14 +47,16 @@ class SAGEConv(nn.Module):
             z = self.neighbor(self.q_aggregate(z, hop), hop)
         elif self.narrows or isinstance(h, SparseRows):  # aggregate the narrower side
             w = self.neighbor.q_weight(self.neighbor.weight).T
-            z = hop.reduce(lambda h: self.q_message(self.neighbor.q_input(h, hop) @ w, hop), h)
-            z = self.q_aggregate(z, hop) + self.neighbor.bias
+            z = hop.reduce(
+                lambda h: self.q_message(product(self.neighbor.q_input(h, hop), w), hop), h
+            )
+            z = shifted(self.q_aggregate(z, hop), self.neighbor.bias)
         else:
             z = hop.reduce(lambda h: self.q_message(h, hop), h)
             z = self.neighbor(self.q_aggregate(z, hop), hop)
         if self.self is not None:
             own, w = self.self.q_input(own, hop), self.self.q_weight(self.self.weight)
-            z = onto(z, own, w.T)
+            z = product(own, w.T, z)
         return self.q_update(z, hop)
 
 

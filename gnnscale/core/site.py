@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from gnnscale.core.hop import Hop, Scaled
-from gnnscale.core.sparse import SparseRows, dense
+from gnnscale.core.ops.product import product
+from gnnscale.core.sparse import dense
 
 Role = Literal["input", "weight", "message", "attention", "aggregate", "update"]
 Rows = Literal["src", "dst", "edges", "none"]
@@ -66,24 +66,7 @@ class Dense(nn.Linear):
 
     def forward(self, x: Tensor, hop: Hop | None = None) -> Tensor:
         """Shapes: [n, d_in], dense or sparse rows -> [n, d_out]."""
-        x, w = self.q_input(x, hop), self.q_weight(self.weight)
-        return (
-            nn.functional.linear(x, w, self.bias)
-            if isinstance(x, Tensor)
-            else _sparse(x, w, self.bias)
-        )
-
-
-def onto(z: Any, x: Any, w: Any) -> Any:
-    """z + x w without a matrix in between where all are plain; z [n, D'] or [D'], x [n, D]."""
-    if all(isinstance(t, Tensor) for t in (z, x, w)):
-        return torch.addmm(z, x, w)
-    return x @ w + z
-
-
-def _sparse(x: SparseRows, w: Tensor, bias: Tensor | None) -> Tensor:
-    z = x @ w.T
-    return z if bias is None else z + bias
+        return product(self.q_input(x, hop), self.q_weight(self.weight).T, self.bias)
 
 
 def fake(model: nn.Module) -> bool:

@@ -1,4 +1,5 @@
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,22 @@ def test_bench_against_dgl(measured, model, sampler):
         assert versus["ratios"][name]["end2end"]["n"] == 3
     assert set(found.workloads) == {"full", "query_1", "query_4", "step", "epoch"}
     assert versus["measurement"]["versions"]["dgl"]
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_a_peers_memory_is_measured_as_ours_is(measured):
+    found, said, _ = measured(
+        "peer=dgl", "bench.workloads=[full,epoch]", "dataset.nodes=20000", "dataset.features=512",
+        "bench.memory=true",
+    )  # fmt: skip
+    (versus,) = found.versus
+    theirs = versus["measurement"]["memory"]
+    for phase in ("load", "full", "epoch"):
+        assert theirs[phase]["mib"] > 0.5 * found.memory[phase]["mib"]
+    # graph and features once more, and what an epoch makes
+    assert theirs["epoch"]["mib"] > theirs["load"]["mib"]
+    assert said["versus"][0]["measurement"]["memory"] == theirs
 
 
 def test_other_samplers_are_not_compared_with_something_else(measured):

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gnnscale.core.compiled import compiled
+from gnnscale.core.ops import pool
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.dropout import drawn, halves, hashed, words
 from gnnscale.core.ops.lanes import AHEAD, LINE, fetch, widened
@@ -156,8 +157,8 @@ class _Attention(torch.autograd.Function):
         kind = torch.float32 if z.dtype == torch.bfloat16 else z.dtype
         heads, n = z.shape[1], adj.n_dst
         left, right = z.new_empty(len(z), heads, dtype=kind), z.new_empty(n, heads, dtype=kind)
-        alpha = z.new_empty(adj.n_edges, heads, dtype=kind)
-        out = z.new_empty(n, *z.shape[1:], dtype=kind)
+        alpha = pool.empty(adj.n_edges, heads, dtype=kind)
+        out = pool.empty(n, *z.shape[1:], dtype=kind)
         rows, number = stored(z), out.numpy().dtype.type
         _scores(rows, stored(source.to(kind)), left.numpy())
         _scores(rows, stored(target.to(kind)), right.numpy())
@@ -175,12 +176,12 @@ class _Attention(torch.autograd.Function):
     def backward(ctx, g):
         z, source, target, left, right, alpha = ctx.saved_tensors
         adj, back, rows, given = ctx.adj, ctx.adj.T, stored(z), stored(g)
-        de, gleft, gright = (torch.empty_like(t) for t in (alpha, left, right))
+        de, gleft, gright = map(pool.like, (alpha, left, right))
         _back_dst(
             adj.indptr.numpy(), adj.indices.numpy(), rows, given, left.numpy(), right.numpy(),
             *ctx.words, alpha.numpy(), de.numpy(), gright.numpy(),
         )  # fmt: skip
-        gz = left.new_empty(z.shape)
+        gz = pool.empty(*z.shape, dtype=left.dtype)
         _back_src(
             back.indptr.numpy(), back.indices.numpy(), back.edges.numpy(), given,
             stored(source.to(gz.dtype)), stored(target.to(gz.dtype)), *ctx.words[1:],

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gnnscale.core.compiled import compiled
+from gnnscale.core.ops import pool
 
 STEPS = 1 << 32
 CHUNK = 1 << 16
@@ -71,7 +72,7 @@ def words(x: Tensor, key: int, p: float) -> tuple[np.uint64, np.uint32, Any]:
 
 def _apply(x: Tensor, key: int, p: float) -> Tensor:
     x = x.contiguous()
-    out = torch.empty_like(x)
+    out = pool.like(x)
     width = max(x.shape[-1], 1) if x.dim() > 1 else CHUNK
     _drop(x.view(-1).numpy(), width, *words(x, key, p), out.view(-1).numpy())
     return out

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gnnscale.core.compiled import compiled
+from gnnscale.core.ops import pool
 from gnnscale.core.ops.dropout import drawn, halves, hashed
 from gnnscale.core.ops.dropout import words as dropout_words
 
@@ -191,7 +192,7 @@ class _ByColumn(torch.autograd.Function):
     def forward(ctx, x, gamma, beta, mean, inverse, said, own):
         x = x.contiguous()
         by = inverse * gamma
-        out = torch.empty_like(x)
+        out = pool.like(x)
         _by_column(_array(x), _array(mean), _array(by), _array(beta), *said, out.numpy())
         ctx.said, ctx.own = said, own
         ctx.save_for_backward(x, mean, inverse, by, beta)
@@ -213,7 +214,7 @@ class _ByColumn(torch.autograd.Function):
             if ctx.own:  # other statistics than the rows' own are constants
                 shares = gbeta / len(x), times / len(x)
         if ctx.needs_input_grad[0]:
-            gx = torch.empty_like(x)
+            gx = pool.like(x)
             square = _array(inverse.square())
             _back_by_column(*rows, square, *(_array(s) for s in shares), gx.numpy())
         return gx, ggamma, gbeta, None, None, None, None
@@ -223,7 +224,7 @@ class _ByRow(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, gamma, beta, eps, said):
         x = x.contiguous()
-        out, (means, inverses) = torch.empty_like(x), x.new_empty(2, len(x)).unbind(0)
+        out, (means, inverses) = pool.like(x), x.new_empty(2, len(x)).unbind(0)
         number = out.numpy().dtype.type
         _by_row(
             _array(x), _array(gamma), _array(beta), number(eps), *said, means.numpy(),
@@ -237,7 +238,7 @@ class _ByRow(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, g):
         x, gamma, beta, means, inverses = ctx.saved_tensors
-        gx = torch.empty_like(x)
+        gx = pool.like(x)
         ggamma, gbeta = x.new_empty(2, RUNS, x.shape[1]).unbind(0)
         _back_by_row(
             _array(x), _array(g), _array(gamma), _array(beta), *ctx.said, means.numpy(),

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gnnscale.core.compiled import compiled
+from gnnscale.core.ops import pool
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.watch import tell
 
@@ -277,8 +278,8 @@ class _Several(torch.autograd.Function):
         own_mean = argued and squares and at.mean < 0
         own_var = argued and at.std >= 0 and at.var < 0
         at = at._replace(own_mean=own_mean - 1, own_var=own_mean + own_var - 1 if own_var else -1)
-        out = x.new_empty(adj.n_dst, len(names), width)
-        kept = x.new_empty(adj.n_dst, own_mean + own_var, width)
+        out = pool.empty(adj.n_dst, len(names), width, dtype=x.dtype)
+        kept = pool.empty(adj.n_dst, own_mean + own_var, width, dtype=x.dtype)
         high = _arguments(adj, at.max >= 0, argued, width)
         low = _arguments(adj, at.min >= 0, argued, width)
         rows = x.numpy()
@@ -303,12 +304,12 @@ class _Several(torch.autograd.Function):
         src, dst, weight, diag = (_array(f, given) for f in factors)
         mixes = at.sum >= 0 and len(src) + len(weight) > 0
         squares = at.var >= 0 or at.std >= 0
-        shares = g.new_empty(adj.n_dst, 1 + squares + mixes, g.shape[2]).numpy()
+        shares = pool.empty(adj.n_dst, 1 + squares + mixes, g.shape[2], dtype=g.dtype).numpy()
         _shares(
             adj.indptr.numpy(), given, none if out is None else out.numpy(),
             none if kept is None else kept.numpy(), dst, at, mixes, shares,
         )  # fmt: skip
-        gx = g.new_empty(adj.n_src, g.shape[2])
+        gx = pool.empty(adj.n_src, g.shape[2], dtype=g.dtype)
         few = adj.n_edges < SCATTER * adj.n_src
         some = [high.numpy(), low.numpy()] if few else [np.empty((0, 0), np.int32)] * 2
         _gather(

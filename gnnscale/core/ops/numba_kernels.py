@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gnnscale.core.compiled import compiled
+from gnnscale.core.ops import pool
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.lanes import AHEAD, LINE, fetch, widened
 
@@ -185,7 +186,7 @@ def stored(x: Tensor) -> np.ndarray:
 
 def _empty(x: Tensor, *shape: int) -> Tensor:
     """For sums of these rows: float32 for bfloat16."""
-    return torch.empty(shape, dtype=torch.float32 if x.dtype == torch.bfloat16 else x.dtype)
+    return pool.empty(*shape, dtype=torch.float32 if x.dtype == torch.bfloat16 else x.dtype)
 
 
 def _rows(adj: Adjacency) -> tuple[np.ndarray, np.ndarray]:

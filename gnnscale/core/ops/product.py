@@ -1,0 +1,74 @@
+"""Dense products whose large results lie in memory that is used again."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from gnnscale.core.ops import pool
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w, onto):
+        ctx.save_for_backward(x, w)
+        ctx.row = onto is not None and onto.dim() == 1
+        out = pool.empty(len(x), w.shape[1], dtype=x.dtype)
+        return torch.mm(x, w, out=out) if onto is None else torch.addmm(onto, x, w, out=out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        gx = gw = gz = None
+        if ctx.needs_input_grad[0]:
+            gx = torch.mm(g, w.T, out=pool.like(x))
+        if ctx.needs_input_grad[1]:
+            gw = x.T @ g
+        if ctx.needs_input_grad[2]:
+            gz = g.sum(0) if ctx.row else g
+        return gx, gw, gz
+
+
+class _Shifted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z, by):
+        return torch.add(z, by, out=pool.like(z))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        return g, g.sum(0)
+
+
+def product(x: Any, w: Any, onto: Any = None) -> Any:
+    """x w, or onto + x w; sparse rows and codes multiply in their own way.
+
+    Shapes: x [n, D], w [D, D'], onto [n, D'] or [D'] -> [n, D'].
+    """
+    plain = all(isinstance(t, Tensor) for t in (x, w, w if onto is None else onto))
+    if plain and x.dim() == 2:
+        if _large(x, max(w.shape)) and w.dtype == x.dtype and _alike(onto, x):
+            return _Product.apply(x, w, onto)
+        return x @ w if onto is None else torch.addmm(onto, x, w)
+    return x @ w if onto is None else x @ w + onto
+
+
+def shifted(z: Any, by: Tensor) -> Any:
+    """z + by. Shapes: z [n, D], by [D] -> [n, D]."""
+    if isinstance(z, Tensor) and z.dim() == 2 and _large(z, z.shape[1]) and _alike(by, z):
+        return _Shifted.apply(z, by)
+    return z + by
+
+
+def _alike(t: Tensor | None, x: Tensor) -> bool:
+    return t is None or t.dtype == x.dtype
+
+
+def _large(x: Tensor, width: int) -> bool:
+    """Whether n rows of so many columns are worth a block of the pool, where there is one."""
+    here = x.device.type == "cpu" and x.dtype in pool.KINDS
+    return (
+        here and len(x) * width * x.itemsize >= pool.LEAST and not torch.is_autocast_enabled("cpu")
+    )
