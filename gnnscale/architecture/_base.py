@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gnnscale.architecture._epilogue import finished
 from gnnscale.core.batch import Batch, Memo, Output
 from gnnscale.core.errors import UsageError
-from gnnscale.core.hop import Hop, Need
+from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.ops import full
 from gnnscale.core.ops.dropout import dropout
 from gnnscale.core.segment import reduced
@@ -122,7 +122,7 @@ class Block(nn.Module):
                 memo.dropped = True
                 return one
         z = self._behind(hop, self.norm, z, memo, self.drop_out)
-        return z + h[: len(z)] if self.residual else z
+        return z + first(h, len(z)) if self.residual else z
 
     @property
     def entry(self) -> float:
@@ -143,7 +143,7 @@ class Block(nn.Module):
     def _ahead(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:
         z = self._behind(hop, self.norm, h, memo, self.drop_in, inside=True)
         z = self.conv(hop, z, memo)
-        z = z + h[: len(z)] if self.residual else z
+        z = z + first(h, len(z)) if self.residual else z
         return z if self.last is None else self._behind(hop, self.last, z, memo, self.drop_in)
 
 

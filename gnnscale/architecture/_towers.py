@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from gnnscale.architecture._encoder import edge_encoder
 from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError
-from gnnscale.core.hop import Hop
+from gnnscale.core.hop import Hop, first
 from gnnscale.core.site import Rows, Site
 
 
@@ -69,7 +69,7 @@ class Message(nn.Module):
 
     def forward(self, hop: Hop, h: Tensor, names: tuple[str, ...]) -> list[Tensor]:
         """One result per aggregator; 0 where there are no edges, but std's root of its epsilon."""
-        own = self.own(h[: hop.graph.n_dst], hop)
+        own = self.own(first(h, hop.graph.n_dst), hop)
         there = (hop.graph.in_degree > 0).unsqueeze(1)
         found = []
         for name, z in zip(names, self.others(hop, h, names), strict=True):

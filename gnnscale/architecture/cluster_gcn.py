@@ -17,7 +17,7 @@ from gnnscale.architecture._normed import EPS
 from gnnscale.core.batch import Memo
 from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError
-from gnnscale.core.hop import Hop, Need
+from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.sparse import SparseRows
 from gnnscale.core.traits import Trait, traits
@@ -42,7 +42,7 @@ class ClusterConv(nn.Module):
     def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:
         """One convolution over ``hop``."""
         z = self.q_aggregate(hop.reduce(lambda h: self.q_message(h, hop), h), hop)
-        both = torch.cat([z, h[: hop.graph.n_dst]], 1)
+        both = torch.cat([z, first(h, hop.graph.n_dst)], 1)
         if self.training:
             both = hop.drop(both, self.drop_in, inside=True)
         return self.q_update(self.map(both, hop), hop)

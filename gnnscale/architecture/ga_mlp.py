@@ -10,7 +10,7 @@ from gnnscale.architecture._feed_forward import feed_forward, linear
 from gnnscale.core.batch import Batch, Memo, Output
 from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError
-from gnnscale.core.hop import Hop, Need
+from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.ops import full
 from gnnscale.core.site import Site
 from gnnscale.core.sparse import SparseRows, dense
@@ -48,7 +48,7 @@ class Augment(nn.Module):
             n, graph = hop.graph.n_dst, hop.graph
             c = graph.n_edges / max(n, 1)
             own = (9 - c - graph.in_degree.double()).to(h.dtype)  # degrees and c of the same graph
-            z = torch.addcmul(c**0.5 * z, h[:n], own.unsqueeze(1))
+            z = torch.addcmul(c**0.5 * z, first(h, n), own.unsqueeze(1))
         return self.norm(self.q_aggregate(z, hop))
 
 

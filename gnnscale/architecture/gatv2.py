@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gnnscale.architecture._base import divisible, glorot
 from gnnscale.architecture._stack import Act, Stack
 from gnnscale.core.batch import Memo
-from gnnscale.core.hop import Hop, Need
+from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.ops.dropout import dropout
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.traits import Trait, traits
@@ -61,7 +61,7 @@ class GATv2Conv(nn.Module):
         """One convolution over ``hop``."""
         n, shape = hop.graph.n_dst, (-1, self.heads, self.size)
         left = self.q_message(self.left(h, hop), hop).view(shape)  # [n_src, heads, D]
-        right = left[:n] if self.right is None else self.right(h[:n], hop).view(shape)
+        right = first(left, n) if self.right is None else self.right(first(h, n), hop).view(shape)
         e = hop.scores(left, right, self.q_vector(self.attention), SLOPE)
         a = hop.softmax(self.q_attention(e, hop))  # [E, heads]
         a = dropout(a, self.attention_dropout) if self.training else a

@@ -10,7 +10,7 @@ from gnnscale.architecture._base import NORMS
 from gnnscale.architecture._encoder import edge_encoder
 from gnnscale.architecture._stack import Norm, Stack
 from gnnscale.core.batch import Memo
-from gnnscale.core.hop import Hop, Need
+from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.ops import full
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.values import Count, Positive, Rate
@@ -71,7 +71,7 @@ class GENConv(nn.Module):
         """One convolution over ``hop``."""
         z = self.of_nodes(hop, h) if self.edge is None else self.of_edges(hop, h)
         z = self.q_aggregate(z, hop)
-        return self.q_update(self.mlp(h[: hop.graph.n_dst] + z), hop)
+        return self.q_update(self.mlp(first(h, hop.graph.n_dst) + z), hop)
 
     def of_nodes(self, hop: Hop, h: Tensor) -> Tensor:
         """Aggregated messages that depend on the source only. [n_src, D] -> [n_dst, D]."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gnnscale.architecture._base import NORMS
 from gnnscale.architecture._stack import Norm, Stack
 from gnnscale.core.batch import Memo
-from gnnscale.core.hop import Hop, Need
+from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.site import Dense, Site
 
 
@@ -38,7 +38,7 @@ class GINConv(nn.Module):
     def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:
         """One convolution over ``hop``."""
         z = self.q_aggregate(hop.reduce(lambda h: self.q_message(h, hop), h), hop)
-        return self.q_update(self.mlp((1 + self.eps) * h[: hop.graph.n_dst] + z), hop)
+        return self.q_update(self.mlp((1 + self.eps) * first(h, hop.graph.n_dst) + z), hop)
 
 
 @dataclass(eq=False, repr=False)

@@ -11,7 +11,7 @@ from gnnscale.architecture._encoder import edge_encoder
 from gnnscale.architecture._stack import Norm, Stack
 from gnnscale.core.batch import Memo
 from gnnscale.core.data import Shape
-from gnnscale.core.hop import Hop, Need
+from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.traits import Trait, traits
 from gnnscale.core.values import Count
@@ -47,7 +47,7 @@ class GINEConv(nn.Module):
         m = h.index_select(0, hop.graph.indices)  # [E, d_in]
         m = m if self.edge is None else m + self.edge(hop.edge)
         z = self.q_aggregate(hop.collect(self.q_message(m.relu(), hop)), hop)
-        return self.q_update(self.mlp((1 + self.eps) * h[: hop.graph.n_dst] + z), hop)
+        return self.q_update(self.mlp((1 + self.eps) * first(h, hop.graph.n_dst) + z), hop)
 
 
 @dataclass(eq=False, repr=False)

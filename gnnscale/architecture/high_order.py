@@ -23,7 +23,7 @@ from gnnscale.architecture._readout import Pool
 from gnnscale.core.batch import Memo
 from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError
-from gnnscale.core.hop import Hop, Need
+from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.ops.dropout import dropout
 from gnnscale.core.site import Site
 from gnnscale.core.sparse import SparseRows, dense
@@ -49,7 +49,7 @@ class Gather(nn.Module):
         """One hop; the message cuts the last order out, since histories hold all of them."""
         h = dense(h)
         z = hop.reduce(lambda h: self.q_message(h[:, -self.width :], hop), h)
-        return torch.cat([h[: hop.graph.n_dst], self.q_aggregate(z, hop)], 1)
+        return torch.cat([first(h, hop.graph.n_dst), self.q_aggregate(z, hop)], 1)
 
 
 class HighOrder(Model):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from gnnscale.architecture._base import ACTIVATIONS, Model
 from gnnscale.core.batch import Memo
 from gnnscale.core.data import Shape
-from gnnscale.core.hop import Hop, Need
+from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.sparse import SparseRows
 from gnnscale.core.traits import Trait, traits
@@ -39,7 +39,7 @@ class LGCNConv(nn.Module):
 
     def propagate(self, hop: Hop, h: Tensor) -> Tensor:
         """P h + h. Shapes: [n_src, D] -> [n_dst, D]."""
-        z = hop.reduce(lambda h: self.q_message(h, hop), h) + h[: hop.graph.n_dst]
+        z = hop.reduce(lambda h: self.q_message(h, hop), h) + first(h, hop.graph.n_dst)
         return self.q_aggregate(z, hop)
 
     def transform(self, z: Tensor, hop: Hop | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from gnnscale.architecture._stack import Norm, Stack
 from gnnscale.architecture._towers import Message, Towers, share
 from gnnscale.core.batch import Memo
 from gnnscale.core.data import Shape
-from gnnscale.core.hop import Hop, Need
+from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.values import Count, Rate
 
@@ -50,7 +50,7 @@ class MPNNConv(nn.Module):
         # an operator takes the sum over sources to a mean, but not over edges
         over_edges = self.aggr == "max" or self.message.edge is not None
         (z,) = self.message(hop, h, (self.aggr if over_edges else "sum",))
-        y = self.update(self.q_aggregate(z, hop), hop) + self.own(h[: hop.graph.n_dst], hop)
+        y = self.update(self.q_aggregate(z, hop), hop) + self.own(first(h, hop.graph.n_dst), hop)
         return self.q_update(self.mix(y, hop), hop)
 
 

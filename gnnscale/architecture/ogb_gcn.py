@@ -9,7 +9,7 @@ from gnnscale.architecture._encoder import edge_encoder
 from gnnscale.architecture._stack import Norm, Stack
 from gnnscale.core.batch import Memo
 from gnnscale.core.data import Shape
-from gnnscale.core.hop import Hop, Need
+from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.traits import Trait, traits
 
@@ -41,7 +41,7 @@ class OGBGCNConv(nn.Module):
         m = z.index_select(0, hop.graph.indices)  # [E, d_out]
         m = m if self.edge is None else m + self.edge(hop.edge)
         m = self.q_message(m.relu(), hop) * hop.entries(m.dtype).unsqueeze(1)
-        own = (z[: hop.graph.n_dst] + self.root).relu() * hop.diag.unsqueeze(1)
+        own = (first(z, hop.graph.n_dst) + self.root).relu() * hop.diag.unsqueeze(1)
         return self.q_update(self.q_aggregate(hop.collect(m), hop) + own, hop)
 
 

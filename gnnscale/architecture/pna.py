@@ -12,7 +12,7 @@ from gnnscale.architecture._towers import Message, Towers, share
 from gnnscale.core.batch import Memo
 from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError
-from gnnscale.core.hop import Hop, Need
+from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.values import Count, Rate
 
@@ -73,7 +73,7 @@ class PNAConv(nn.Module):
         y = torch.stack(scaled).sum(0).reshape(n, -1) + self.bias
         if self.mix is not None:
             assert self.own is not None
-            y = y + self.own(h[:n], hop)
+            y = y + self.own(first(h, n), hop)
             y = nn.functional.leaky_relu(self.mix(y, hop))
         return self.q_update(y, hop)
 

@@ -12,7 +12,7 @@ from gnnscale.architecture._deep import Act, Composite, Norm
 from gnnscale.core.batch import Memo
 from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError
-from gnnscale.core.hop import Hop, Need
+from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.ops.dropout import dropout
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.traits import Trait, traits
@@ -107,7 +107,7 @@ class SourceGATConv(nn.Module):
         a = dropout(a, self.attention_dropout) if self.training else a
         out = hop.reduce(lambda z: z, z, weight=a).flatten(1)  # [n_dst, heads * D]
         out = out * graph.in_degree.clamp(min=1).to(out.dtype).sqrt().unsqueeze(1)
-        out = self.q_aggregate(out, hop) + self.residual(h[: graph.n_dst], hop)
+        out = self.q_aggregate(out, hop) + self.residual(first(h, graph.n_dst), hop)
         if not self.concat:
             out = out.view(len(out), self.heads, -1).mean(1)
         return self.q_update(out if self.bias is None else out + self.bias, hop)

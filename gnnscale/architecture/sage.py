@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gnnscale.architecture._stack import Stack
 from gnnscale.core.batch import Memo
-from gnnscale.core.hop import Hop, Need
+from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.ops.product import product, shifted
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.sparse import SparseRows
@@ -40,7 +40,7 @@ class SAGEConv(nn.Module):
 
     def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:
         """One convolution over ``hop``."""
-        own = h[: hop.graph.n_dst]
+        own = first(h, hop.graph.n_dst)
         if self.pool is not None:
             pool = self.pool
             z = hop.reduce(lambda h: self.q_message(pool(h, hop).relu(), hop), h, "max")

@@ -20,7 +20,7 @@ from gnnscale.architecture._normed import EPS, Level, Normed, OrderConv, Unit
 from gnnscale.architecture._subgraph import Coded, Ensemble, Readout
 from gnnscale.core.batch import Batch, Memo
 from gnnscale.core.data import Shape
-from gnnscale.core.hop import Hop, Need
+from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.ops import full
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.sparse import SparseRows
@@ -89,7 +89,7 @@ class GATLayer(nn.Module):
     def forward(self, hop: Hop, h: Tensor | SparseRows, memo: Memo) -> Tensor:
         """One convolution over ``hop``, whose edges include a loop per node."""
         n = hop.graph.n_dst
-        z = self.act(self.own(h[:n], hop)).view(n, self.heads, -1)  # [n_dst, heads, D]
+        z = self.act(self.own(first(h, n), hop)).view(n, self.heads, -1)  # [n_dst, heads, D]
         y = self.q_message(self.act(self.far(h, hop)), hop).view(len(h), self.heads, -1)
         left = F.leaky_relu((z * self.q_left(self.left)).sum(-1), 0.2)  # [n_dst, heads]
         right = F.leaky_relu((y * self.q_right(self.right)).sum(-1), 0.2)  # [n_src, heads]

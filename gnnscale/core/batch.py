@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from gnnscale.core.hop import Hop
+from gnnscale.core.hop import Hop, first
 from gnnscale.core.ops import full
 from gnnscale.core.sparse import SparseRows, dense
 
@@ -139,7 +139,7 @@ class Memo:
     def start(self, n: int) -> Tensor:
         """The first level of the ``n`` destinations, [n, D]: initial residuals read it."""
         assert self.first is not None
-        return full(self.first)[:n]
+        return first(full(self.first), n)
 
     def segment(self, n: int) -> tuple[Tensor, int]:
         """The graph of each of ``n`` rows, and how many there are; one without a segment."""

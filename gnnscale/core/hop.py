@@ -235,7 +235,7 @@ class Hop:
         if scores is None and self.attends and isinstance(z, Tensor) and ops.fuses(z.device):
             return self._attention(z, source, target, slope, p)
         left = (z * source).sum(-1)  # [n_src, heads]
-        right = (z[: self.graph.n_dst] * target).sum(-1)  # [n_dst, heads]
+        right = (first(z, self.graph.n_dst) * target).sum(-1)  # [n_dst, heads]
         e = self.edges(torch.add, left, right)  # [E, heads]
         a = self.softmax(F.leaky_relu(e if scores is None else scores(e), slope))
         return self.reduce(lambda z: z, z, weight=dropout(a, p))
@@ -272,6 +272,11 @@ class Hop:
         if self.graph.device == torch.device(device):
             return self
         return replace(self, **{n: v.to(device) for n, v in self.parts().items()})
+
+
+def first(h: Any, n: int) -> Any:
+    """The first ``n`` rows; h itself if it has no more, since a slice copies its gradient."""
+    return h if len(h) == n else h[:n]
 
 
 def _messages(message: Callable[[Any], Any], h: Any, names: tuple[str, ...]) -> Any:
