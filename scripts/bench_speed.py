@@ -49,7 +49,7 @@ EGC = {
     ],
 }  # fmt: skip
 WIDTHS = (64, 128, 256)
-ROUNDS = 15
+ROUNDS = 9
 
 
 class Bench:

@@ -11,6 +11,7 @@ from gnnscale.architecture._stack import Norm, Stack
 from gnnscale.core.batch import Memo
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Hop, Need, first
+from gnnscale.core.ops.mixing import mixed
 from gnnscale.core.ops.product import product, shifted
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.values import Count, Rate
@@ -57,7 +58,7 @@ class EGConv(nn.Module):
         u = self.q_aggregate(u, hop)  # [n_dst, A * B * L]
         u = u.view(n, len(self.ops) * self.bases, self.size)  # [n_dst, A * B, L]
         w = self.mix(first(h, n), hop).view(n, self.heads, -1)  # [n_dst, H, A * B]
-        y = torch.bmm(w, u).view(n, -1)  # [n_dst, H * L]
+        y = mixed(w, u).view(n, -1)  # [n_dst, H * L]
         return self.q_update(shifted(y, self.bias), hop)
 
 

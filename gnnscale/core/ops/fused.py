@@ -17,11 +17,12 @@ from torch.autograd.function import once_differentiable
 from gnnscale.core.compiled import compiled
 from gnnscale.core.ops import pool
 from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.core.ops.lanes import AHEAD, LINE, fetch
 from gnnscale.core.ops.watch import tell
 
 BLOCK = 32
 """Rows that share scratch memory."""
-LINE = 16
+COLUMNS = 16
 """Columns that one task scatters into."""
 SCATTER = 6
 """Edges per source from which gradients of extremes are scattered by destination: that is work per
@@ -65,6 +66,7 @@ def _forward(indptr, indices, x, src, dst, weight, diag, eps, at, out, kept, hig
     mixes = at.sum >= 0 and (weighted or scaled)
     squares = at.var >= 0 or at.std >= 0
     sums = at.add >= 0 or at.mean >= 0 or squares or (at.sum >= 0 and not mixes)
+    last, wide = len(indices) - 1, width * x.itemsize
     for block in numba.prange((n + BLOCK - 1) // BLOCK):
         zero, one = x.dtype.type(0), x.dtype.type(1)
         scratch = np.empty((4, width), x.dtype)
@@ -73,7 +75,9 @@ def _forward(indptr, indices, x, src, dst, weight, diag, eps, at, out, kept, hig
             begin, end = indptr[i], indptr[i + 1]
             scratch[:] = zero
             for e in range(begin, end):
-                j = indices[e]
+                j, far = indices[e], indices[min(e + AHEAD, last)]
+                for byte in range(0, wide, LINE):
+                    fetch(x, far, byte)
                 row = x[j]
                 if sums:
                     for d in range(width):
@@ -250,9 +254,9 @@ def _gather(indptr, indices, edges, x, g, shares, src, weight, diag, at, mixes, 
 def _scatter(g, place, whose, gx):
     """By destination, to the source that each maximum or minimum came from; columns are tasks."""
     width = gx.shape[1]
-    for part in numba.prange((width + LINE - 1) // LINE):
+    for part in numba.prange((width + COLUMNS - 1) // COLUMNS):
         for i in range(len(whose)):
-            for d in range(part * LINE, min(width, part * LINE + LINE)):
+            for d in range(part * COLUMNS, min(width, part * COLUMNS + COLUMNS)):
                 j = whose[i, d]
                 if j >= 0:
                     gx[j, d] += g[i, place, d]
