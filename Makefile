@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow test-processes lint format wheel-check bench-synthetic bench-datasets bench-peers bench-samplers bench-sampling bench-decoupled bench-memory bench-depth bench-distillation bench-integer bench-popcount bench-dense bench-deep reproduce clean
+.PHONY: help install train test test-slow test-processes lint format wheel-check bench-synthetic bench-datasets bench-speed bench-samplers bench-sampling bench-decoupled bench-memory bench-depth bench-distillation bench-integer bench-popcount bench-dense bench-deep reproduce clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -51,8 +51,8 @@ bench-datasets: install ## every node set at hand x five models, about 2 hours (
 	scripts/bench_datasets.sh $(BIN)/gnnscale runs/datasets
 	$(BIN)/gnnscale report runs/datasets --rows dataset --columns architecture --format markdown
 
-bench-peers: install ## training epochs against DGL (and PyG: GNNSCALE_PYG_PYTHON=...), about 40 minutes
-	scripts/bench_peers.sh $(BIN)/gnnscale
+bench-speed: install ## epochs beside DGL (and PyG: GNNSCALE_PYG_PYTHON=...), products beside a gather, about 40 minutes
+	$(BIN)/python scripts/bench_speed.py $(BIN)/gnnscale runs/speed
 
 reproduce: install ## run published tables, write docs/reproduction.md (GNNSCALE_DATA=DIR)
 	scripts/reproduce.sh $(BIN)/gnnscale
