@@ -37,7 +37,7 @@ def phases(workloads: list[Workload]) -> list[str]:
 
 def specification(
     subject: Subject, settings: Bench, phase: str, catalog: Catalog, trusted: frozenset[str],
-    peer: str | None,
+    peer: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What a child needs to know; ``peer``: who does the work in the subject's place."""
     return {

@@ -69,14 +69,14 @@ def test_what_is_held_is_never_written_by_others(all_pooled):
     def work(number):
         draw = torch.Generator().manual_seed(number)
         held = []
-        for step in range(300):
+        for step in range(80):
             size = int(torch.randint(1, 5, (), generator=draw))
             x = mine.empty(size, 7, dtype=torch.float32).fill_(1000 * number + step)
             held.append((1000 * number + step, x))
             if len(held) > 4:
                 value, old = held.pop(int(torch.randint(0, 4, (), generator=draw)))
                 wrong.extend([value] if not bool((old == value).all()) else [])
-            if step % 50 == 0:
+            if step % 40 == 0:
                 gc.collect()
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
