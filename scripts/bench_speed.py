@@ -198,7 +198,8 @@ PARTS = {"epochs": epochs, "precision": precision, "products": products}
 def main() -> None:
     """The parts that are asked for."""
     if len(sys.argv) < 3 or not set(sys.argv[3:]) <= set(PARTS):
-        sys.exit(__doc__)
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
     bench = Bench(sys.argv[1], Path(sys.argv[2]).resolve())
     for name in sys.argv[3:] or PARTS:
         print(f"\n{name}, {torch.get_num_threads()} threads\n")

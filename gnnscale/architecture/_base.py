@@ -210,7 +210,7 @@ class Model(nn.Module, Component):
         memo = Memo(batch, levels[-1])
         kept = self.tapped or self.reads_all
         for i, (layer, hop) in enumerate(zip(self.layers, batch.hops, strict=True)):
-            memo.then = self._following(i + 1, batch) if self.training and not kept else 0.0
+            memo.then = self._following(i, batch) if self.training and not kept else 0.0
             below = hop.lift(levels[-1] if kept else levels.pop())
             levels.append(layer(hop, below, memo))
         h = self.read(levels)
@@ -229,9 +229,13 @@ class Model(nn.Module, Component):
         return Output(logits, tuple(hidden), batch.rows, pooled=whole)
 
     def _following(self, i: int, batch: Batch) -> float:
-        """The rate of dropout before layer ``i`` that the layer below may take along."""
-        layer = self.layers[i] if i < len(self.layers) else None
-        return layer.entry if isinstance(layer, Block) and batch.hops[i].drops else 0.0
+        """The rate of dropout behind layer ``i`` that it may take along for the next: between two
+        blocks, since what surrounds a block does other things with its output.
+        """
+        pair = self.layers[i : i + 2]
+        if len(pair) < 2 or not all(isinstance(layer, Block) for layer in pair):
+            return 0.0
+        return cast(Block, pair[1]).entry if batch.hops[i + 1].drops else 0.0
 
     def measured(self) -> Mapping[str, float]:
         """What the model found out about its own work in the last training step, backward pass

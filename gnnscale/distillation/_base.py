@@ -30,8 +30,8 @@ class Term(nn.Module, Component):
     may see), ``unlabeled`` (observed ones without a training label) or ``all`` (every node; data
     that training may not see whole refuse it). hard: the factor that it leaves to the supervised
     loss; factors multiply. taps: the hidden levels of the teacher that it reads, and of what.
-    levels: whether it reads hidden levels of the student. measures: whether ``size`` must be
-    called.
+    levels: whether it reads hidden levels of the student, which are not kept for others. measures:
+    whether ``size`` must be called; then it reads levels, too.
     """
 
     nodes: Nodes = "train"

@@ -113,6 +113,7 @@ class Run:
     def assemble(self) -> bool:
         """Attach terms, make the optimizer, take up a checkpoint; whether there was one."""
         Key(self.seed, "terms").seed_torch()  # projection heads
+        cast(Any, self.model).tapped = any(term.levels for term in self.objective.each)
         widths = self.widths() if any(term.measures for term in self.objective.each) else ()
         for term in self.objective.each:
             if term.measures:
@@ -123,7 +124,6 @@ class Run:
                     "graph; type nodes=observed"
                 )
             term.attach(self.model, self.train_data, self.teacher)
-        cast(Any, self.model).tapped = any(term.levels for term in self.objective.each)
         self.model.to(self.device)
         self.objective.to(self.device)
         own = (self.config.get("optimizer") or {}).get("weight_decay")

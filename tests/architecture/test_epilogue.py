@@ -139,3 +139,27 @@ def test_other_backends_take_the_steps():
         assert finished(nn.LayerNorm(5), nn.ReLU(), torch.randn(4, 5), 0.0) is None
     finally:
         ops.select("auto")
+
+
+class Around(nn.Module):
+    """A layer that does something of its own with a block's output."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, hop, h, memo):
+        return self.block(hop, h, memo) + 1
+
+
+def test_a_block_within_another_layer_leaves_the_next_ones_dropout_to_it(sixty):
+    torch.manual_seed(0)
+    model = GCN(sixty.shape, hidden=5, depth=4, norm="batch").double()
+    model.layers[1] = Around(model.layers[1])
+    other, batch = copy.deepcopy(model), whole_batch(sixty, model.need)
+    other.tapped = False
+    found = []
+    for each in (model, other):
+        torch.manual_seed(0)
+        found.append(each.train()(batch).logits)
+    assert torch.equal(*found)

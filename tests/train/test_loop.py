@@ -16,6 +16,7 @@ from gnnscale.graph.whole import whole_batch
 from gnnscale.sampler.full import Full
 from gnnscale.train import checkpoint
 from gnnscale.train.decay import penalty
+from gnnscale.train.objective import Objective
 
 LOGIT = CATALOG.options("distillation")["logit"].content
 
@@ -49,6 +50,37 @@ def test_decay_first_puts_weight_decay_on_the_first_layer_only(tmp_path):
     assert first["weight_decay"] == 5e-4
     assert rest["weight_decay"] == 0
     assert len(first["params"]) + len(rest["params"]) == len(list(run.model.parameters()))
+
+
+class Widths(nn.Module):
+    """A term that reads levels and notes how wide they are."""
+
+    levels = measures = True
+    nodes, hard = "train", 1.0
+
+    def size(self, widths):
+        self.found = widths
+
+    def attach(self, model, data, teacher):
+        """Nothing."""
+
+    def forward(self, out, batch):
+        assert [level.shape[1] for level in out.levels] == list(self.found)
+        return out.logits.sum() * 0
+
+
+def test_levels_are_kept_for_the_terms_of_the_stage_at_hand(tmp_path):
+    """A stage without such terms comes first, then one with them, then one without."""
+    run = built(tmp_path)
+    assert run.model.tapped is False
+    plain, term = run.objective, Widths()
+    run.objective = Objective(plain.task, {"widths": term})
+    run.assemble()
+    one_step(run)
+    assert term.found == (8, 64)
+    run.objective = plain
+    run.assemble()
+    assert run.model.tapped is False
 
 
 @pytest.mark.parametrize("decay", ["all", "first"])
