@@ -98,9 +98,9 @@ class Output:
     """What a model computes for a batch.
 
     logits: [n_seed, C]. levels: the rows of each hidden level, levels[-1] being what the classifier
-    reads. supervised: [n_seed] bool, rows the model leaves to the loss (label reuse), or None.
-    aux: further tensors (residuals, iteration counts). pooled: of whole graphs, [n_seed, D] one row
-    for levels[-1], else None.
+    reads; none where the model is not ``tapped``. supervised: [n_seed] bool, rows the model leaves
+    to the loss (label reuse), or None. aux: further tensors (residuals, iteration counts). pooled:
+    of whole graphs, [n_seed, D] one row for levels[-1], else None.
     """
 
     logits: Tensor
