@@ -20,7 +20,7 @@ from gnnscale.core.traits import Component, Trait, Traits, traits
 from gnnscale.core.values import Count, Rate, Share, Whole
 from gnnscale.dataset import _edges, _features
 from gnnscale.dataset._files import Remote, fingerprint, locate
-from gnnscale.dataset._splits import per_class_split, share_split
+from gnnscale.dataset._splits import per_class_split, share_split, shchur_split
 
 SPARSE_BELOW = 0.05
 """Share of entries that are not zero up to which ``sparse=null`` keeps features sparse."""
@@ -74,8 +74,9 @@ class Stored(Dataset):
     Args:
         root: data folders, separated as in $PATH; searched before $GNNSCALE_DATA and ./data.
         download: fetch missing files whose source is public.
-        split: ``public``, as published (the seed picks one of several); ``per_class``; ``shares``;
-            ``none``, to predict only.
+        split: ``public``, as published (the seed picks one of several); ``per_class``; ``shchur``,
+            per class as published work drew it with this seed; ``shares``; ``none``, to predict
+            only.
         train_per_class, valid_per_class: nodes drawn per class; every other labelled node tests.
         train, valid: shares of the labelled nodes, for ``split=shares``; the rest tests.
         split_seed: of the draw, or which of several public splits; None: the run's seed.
@@ -93,7 +94,7 @@ class Stored(Dataset):
 
     root: str | None = None
     download: bool = True
-    split: Literal["public", "per_class", "shares", "none"] = "public"
+    split: Literal["public", "per_class", "shchur", "shares", "none"] = "public"
     train_per_class: Count = 20
     valid_per_class: Count = 30
     train: Share = 0.6
@@ -266,6 +267,8 @@ class Stored(Dataset):
         key = Key(drawn, f"dataset.{self.title}.split")
         if self.split == "per_class":
             return per_class_split(y, self.train_per_class, self.valid_per_class, key)
+        if self.split == "shchur":
+            return shchur_split(y, self.train_per_class, self.valid_per_class, drawn)
         if self.split == "shares":
             return share_split(y, self.train, self.valid, key)
         if self.split == "none":

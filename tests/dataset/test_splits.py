@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 
 from gnnscale.core.errors import UsageError
 from gnnscale.core.random import Key
-from gnnscale.dataset._splits import known, per_class_split, share_split
+from gnnscale.dataset._splits import known, per_class_split, share_split, shchur_split
 
 
 def test_per_class_split_skips_unlabelled_and_refuses_small_classes():
@@ -44,3 +45,21 @@ def test_rows_of_nan_have_no_label():
     assert sum(map(len, splits.values())) == 12
     with pytest.raises(UsageError, match=r"several labels each; type dataset\.split=shares"):
         per_class_split(y, 1, 1, Key(0, "test"))
+
+
+def test_the_split_of_published_work_is_drawn_as_there():
+    """Numbers of ``RandomState(0)`` by hand: three classes' training nodes, then validation."""
+    y = torch.tensor([1, 0, 2, 1, 0, 2, -1, 1, 0, 2, 0, 1, 2])
+    rng = np.random.RandomState(0)
+    of_class = {c: [i for i in range(len(y)) if y[i] == c] for c in range(3)}
+    train = [of_class[c][rng.permutation(4)[0]] for c in range(3)]
+    left = [[i for i in of_class[c] if i not in train] for c in range(3)]
+    valid = [left[c][j] for c in range(3) for j in rng.permutation(3)[:2]]
+    splits = shchur_split(y, 1, 2, 0)
+    assert splits["train"].tolist() == sorted(train)
+    assert splits["valid"].tolist() == sorted(valid)
+    assert splits["test"].tolist() == sorted(set(range(13)) - {6, *train, *valid})
+    with pytest.raises(UsageError, match=r"dataset\.train_per_class=3: with .*no node is left"):
+        shchur_split(y, 3, 1, 0)
+    with pytest.raises(UsageError, match=r"dataset\.split=shchur: nodes carry several labels"):
+        shchur_split(torch.zeros(4, 2), 1, 1, 0)
