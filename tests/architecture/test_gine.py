@@ -24,8 +24,9 @@ def edged(six):
 
 
 def test_published_count(parameters):
-    """OGB's GIN on ogbg-molhiv."""
+    """OGB's GIN on ogbg-molhiv, without and with a virtual node."""
     assert parameters(GINE(MOLECULES, hidden=300, depth=5)) == 1_885_206
+    assert parameters(GINE(MOLECULES, hidden=300, depth=5, virtual_node=True)) == 3_336_306
 
 
 def test_layer_equals_gineconv(six_dgl, edged, features):

@@ -14,8 +14,10 @@ NEED = Need(1, "sym", "diag")
 
 
 def test_published_count(parameters):
-    """OGB's GCN on ogbg-molhiv."""
+    """OGB's GCN on ogbg-molhiv, and the students of Joshi et al. (arXiv:2111.04964)."""
     assert parameters(OGBGCN(MOLECULES, hidden=300, depth=5)) == 527_701
+    assert parameters(OGBGCN(MOLECULES, hidden=100, depth=2)) == 40_801
+    assert parameters(OGBGCN(MOLECULES, hidden=50, depth=2)) == 15_401
 
 
 @pytest.mark.parametrize("edges", [0, 2])
