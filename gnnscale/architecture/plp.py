@@ -66,14 +66,19 @@ class Propagation(nn.Module):
         self.q_message, self.q_attention = Site("message", "src"), Site("attention", "edges")
         self.q_aggregate, self.q_update = Site("aggregate", "dst"), Site("update", "dst")
 
-    def forward(self, hop: Hop, f: Tensor, batch: Batch) -> Tensor:
-        """One step."""
+    def parts(self, hop: Hop, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """w, a and m of one step; without dropout those of every step."""
         e = self.score(batch.x, batch.nodes, hop).index_select(0, hop.graph.indices)  # [E, 1]
         w = hop.softmax(self.q_attention(e, hop))
         w = dropout(w, self.attention_dropout) if self.training else w
+        return w, self.gate(batch.x, batch.nodes, hop), self.perceptron(batch.x)
+
+    def forward(
+        self, hop: Hop, f: Tensor, batch: Batch, parts: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        """One step with these parts."""
+        w, a, own = parts
         near = hop.reduce(lambda f: self.q_message(f, hop), f.unsqueeze(1), weight=w).squeeze(1)
-        a = self.gate(batch.x, batch.nodes, hop)
-        own = self.perceptron(batch.x)
         mixed = torch.sigmoid(a) * self.q_aggregate(near, hop) + torch.sigmoid(-a) * own
         given = batch.extra["given"].unsqueeze(1)
         return torch.where(given, batch.extra["labels"], self.q_update(mixed.relu(), hop))
@@ -134,8 +139,9 @@ class PLP(Model):
         """K steps; hidden levels are f before and after each."""
         labels, given = batch.extra["labels"], batch.extra["given"].unsqueeze(1)
         f = torch.where(given, labels, 1 / self.shape.classes)
-        levels = [f]
+        levels, hop, step = [f], batch.hops[0], self.layers[0]
+        parts = None if self.training else step.parts(hop, batch)
         for _ in range(self.depth):
-            f = self.layers[0](batch.hops[0], f, batch)
+            f = step(hop, f, batch, parts or step.parts(hop, batch))
             levels.append(f)
         return Output(f[batch.rows], tuple(levels), batch.rows)

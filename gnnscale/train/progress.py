@@ -18,15 +18,17 @@ log = logging.getLogger("gnnscale")
 class Patience:
     """Remembers the best evaluation and how long ago the last gain was.
 
-    ``score``: a gain is a higher score. ``loss``: a gain is a lower loss. ``both``, as the authors
-    of GAT do it (Velickovic et al., ICLR 2018, sec. 3.3): a gain is either, a tie included, and
-    weights are kept where both are at their best together. ``ranked``, as the authors of APPNP do
-    it: patience as for ``both``; weights of the highest score, of the lower loss where tied.
+    ``score``: a gain is a higher score. ``tied``, as the authors of CPF and GLNN do it: one that is
+    as high counts too, so that of equal scores the last is kept. ``loss``: a gain is a lower loss.
+    ``both``, as the authors of GAT do it (Velickovic et al., ICLR 2018, sec. 3.3): a gain is
+    either, a tie included, and weights are kept where both are at their best together. ``ranked``,
+    as the authors of APPNP do it: patience as for ``both``; weights of the highest score, of the
+    lower loss where tied.
 
     Args:
         limit: evaluations without a gain after which training stops; None for no limit.
         min_delta: a gain must be larger than this.
-        monitor: score, loss, both or ranked.
+        monitor: score, tied, loss, both or ranked.
     """
 
     def __init__(self, limit: int | None, min_delta: float, monitor: str = "score"):
@@ -45,6 +47,8 @@ class Patience:
                 least = float("inf") if self.loss is None else self.loss
                 tied = score == self.best and loss < least - slack
                 better = score > self.best + slack or tied
+        elif self.monitor == "tied":
+            gain = better = score >= self.top + slack
         else:
             higher, lower = score > self.top + slack, loss < self.least - slack
             gain = better = lower if self.monitor == "loss" else higher

@@ -13,8 +13,8 @@ class Trainer(Component):
 
     epochs: at most. patience: stop after this many evaluations without a gain of more than
     min_delta on the validation split (None: never). monitor: what a gain is, and which weights are
-    the best: score, loss, both or ranked (``Patience``). time_budget_s: stop after the epoch in
-    which this many seconds of training were reached. clip: largest norm of all gradients together.
+    the best: score, tied, loss, both or ranked (``Patience``). time_budget_s: stop after the epoch
+    in which this many seconds of training were reached. clip: largest norm of all gradients.
     evaluate_every, checkpoint_every: in epochs. selection: the best weights, or those of the last
     epoch. decay: optimizer.weight_decay and l2 on all parameters, on the first layer's only (Kipf &
     Welling 2017, sec. 5.2), or on all of the model's but the last layer's (GNNAutoScale). l2: adds
@@ -27,7 +27,7 @@ class Trainer(Component):
     epochs: Count = 200
     patience: Count | None = None
     min_delta: NonNegative = 0.0
-    monitor: Literal["score", "loss", "both", "ranked"] = "score"
+    monitor: Literal["score", "tied", "loss", "both", "ranked"] = "score"
     time_budget_s: Positive | None = None
     clip: Positive | None = None
     evaluate_every: Count = 1

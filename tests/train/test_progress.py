@@ -79,6 +79,15 @@ def test_a_lower_loss_is_a_gain_where_loss_is_monitored():
     assert (patience.best, patience.best_epoch) == (0.4, 2)
 
 
+def test_tied_waits_on_a_score_as_high_and_keeps_the_last_of_the_highest():
+    patience = Patience(2, 0.0, "tied")
+    pairs = [(0.5, 1.0), (0.5, 9.0), (0.4, 1.0), (0.5, 1.0), (0.4, 0.1), (float("nan"), 0.1)]
+    said = told(patience, pairs)
+    assert [better for better, _ in said] == [True, True, False, True, False, False]
+    assert [stop for _, stop in said] == [*[False] * 5, True]
+    assert (patience.best, patience.best_epoch) == (0.5, 3)
+
+
 def test_both_keeps_weights_where_score_and_loss_are_best_together_and_waits_on_either():
     patience = Patience(2, 0.0, "both")
     said = told(patience, [
@@ -112,7 +121,7 @@ def test_ranked_keeps_the_highest_score_and_the_lower_loss_of_a_tie_and_waits_on
     assert (patience.best, patience.best_epoch) == (0.6, 4)
 
 
-@pytest.mark.parametrize("monitor", ["score", "loss", "both", "ranked"])
+@pytest.mark.parametrize("monitor", ["score", "tied", "loss", "both", "ranked"])
 @pytest.mark.parametrize("cut", range(7))
 def test_state_goes_on_exactly_whatever_is_monitored(monitor, cut):
     pairs = [(0.1, 3.0), (0.3, 3.5), (0.2, 2.0), (0.3, 2.0), (0.2, 1.9), (0.4, 2.5), (0.1, 1.0)]
