@@ -1,5 +1,6 @@
 """The student of CPF: label propagation with learned weights, mixed with a perceptron per node."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -26,7 +27,7 @@ class PerNode(nn.Module):
 
     Args:
         of: ``nodes`` or ``features``. shape: sizes. drop: rate on the features, or on the numbers.
-            start: initial values of a map; parameters of nodes start at 0.
+            start: ``zero``, or ``normal``: Xavier's of gain sqrt(2), as the authors' code.
     """
 
     def __init__(self, of: Of, shape: Shape, width: int, drop: float, start: str):
@@ -35,10 +36,11 @@ class PerNode(nn.Module):
         self.own = nn.Parameter(torch.zeros(shape.nodes, 1)) if of == "nodes" else None
         if self.own is None:
             self.map = Dense(width, 1, bias=zero, rows="src")
-            fill = nn.init.zeros_ if zero else nn.init.xavier_normal_
-            fill(self.map.weight)
+            nn.init.zeros_(self.map.weight)
             if self.map.bias is not None:
                 nn.init.zeros_(self.map.bias)
+        if not zero:
+            nn.init.xavier_normal_(self.map.weight if self.own is None else self.own, math.sqrt(2))
 
     def forward(self, x: Tensor | SparseRows, nodes: Tensor, hop: Hop) -> Tensor:
         """The numbers of ``nodes``, whose features are ``x``."""

@@ -56,7 +56,7 @@ class SAGEConv(nn.Module):
             z = self.neighbor(self.q_aggregate(z, hop), hop)
         if self.self is not None:
             own, w = self.self.q_input(own, hop), self.self.q_weight(self.self.weight)
-            z = product(own, w.T, z)
+            z = product(own, w.T, z, over=True)
         return self.q_update(z, hop)
 
 

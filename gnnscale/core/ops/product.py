@@ -7,15 +7,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gnnscale.core.ops import pool
+from gnnscale.core.ops.blas import multiply
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, w, onto):
+    def forward(ctx, x, w, onto, over):
         ctx.save_for_backward(x, w)
         ctx.row = onto is not None and onto.dim() == 1
+        if over:
+            ctx.mark_dirty(onto)
+            return multiply(x, w, onto, keep=True)
         out = pool.empty(len(x), w.shape[1], dtype=x.dtype)
-        return torch.mm(x, w, out=out) if onto is None else torch.addmm(onto, x, w, out=out)
+        return multiply(x, w, out if onto is None else out.copy_(onto), keep=onto is not None)
 
     @staticmethod
     @once_differentiable
@@ -23,12 +27,12 @@ class _Product(torch.autograd.Function):
         x, w = ctx.saved_tensors
         gx = gw = gz = None
         if ctx.needs_input_grad[0]:
-            gx = torch.mm(g, w.T, out=pool.like(x))
+            gx = multiply(g, w.T, pool.like(x))
         if ctx.needs_input_grad[1]:
             gw = x.T @ g
         if ctx.needs_input_grad[2]:
             gz = g.sum(0) if ctx.row else g
-        return gx, gw, gz
+        return gx, gw, gz, None
 
 
 class _Shifted(torch.autograd.Function):
@@ -42,15 +46,18 @@ class _Shifted(torch.autograd.Function):
         return g, g.sum(0)
 
 
-def product(x: Any, w: Any, onto: Any = None) -> Any:
+def product(x: Any, w: Any, onto: Any = None, over: bool = False) -> Any:
     """x w, or onto + x w; sparse rows and codes multiply in their own way.
+
+    over: nothing else needs the rows ``onto``, so the result may lie where they lie.
 
     Shapes: x [n, D], w [D, D'], onto [n, D'] or [D'] -> [n, D'].
     """
     plain = all(isinstance(t, Tensor) for t in (x, w, w if onto is None else onto))
     if plain and x.dim() == 2:
         if _large(x, max(w.shape)) and w.dtype == x.dtype and _alike(onto, x):
-            return _Product.apply(x, w, onto)
+            over = over and not (onto.is_leaf and onto.requires_grad) and onto.is_contiguous()
+            return _Product.apply(x, w, onto, over)
         return x @ w if onto is None else torch.addmm(onto, x, w)
     return x @ w if onto is None else x @ w + onto
 
