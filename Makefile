@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow test-processes lint format wheel-check bench-synthetic bench-datasets bench-speed bench-samplers bench-sampling bench-decoupled bench-memory bench-depth bench-distillation bench-integer bench-popcount bench-dense bench-deep reproduce clean
+.PHONY: help install train test test-slow test-processes lint format wheel-check bench-synthetic bench-datasets bench-speed bench-samplers bench-sampling bench-decoupled bench-memory bench-depth bench-distillation bench-integer bench-popcount bench-dense bench-blas bench-deep reproduce clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -81,6 +81,9 @@ bench-popcount: install ## products of signs by XNOR and popcount beside float p
 
 bench-dense: install ## products of dense graphs by edge list and by matrix, minutes
 	$(BIN)/python scripts/bench_dense.py
+
+bench-blas: install ## dense products by torch and by OpenBLAS, a minute
+	$(BIN)/python scripts/bench_blas.py
 
 bench-deep: install ## accuracy over depth on Cora; GA-MLPs on generated data, hours (GNNSCALE_DATA=DIR)
 	scripts/bench_deep.sh $(BIN)/gnnscale runs/deep

@@ -207,3 +207,16 @@ def check_model(sixty):
 def parameters():
     """parameters(model): how many there are."""
     return lambda model: sum(p.numel() for p in model.parameters())
+
+
+@pytest.fixture(params=["openblas", "torch"])
+def library(request, monkeypatch):
+    """Either library of large float32 products, whatever the processor."""
+    from gnnscale.core.ops import blas
+
+    monkeypatch.setattr(blas, "amd", lambda: request.param == "openblas")
+    blas.openblas.cache_clear()
+    if request.param == "openblas" and blas.openblas() is None:
+        pytest.skip("scipy is built on another BLAS")
+    yield request.param
+    blas.openblas.cache_clear()

@@ -126,8 +126,8 @@ def _hooked(model: nn.Module, enter: Callable, leave: Callable) -> Iterator[None
 def count(model: nn.Module, forward: Callable[[], object]) -> dict[str, Layer]:
     """Every layer of one ``forward`` of ``model``, and what happened outside of them.
 
-    Matrix products are counted by torch's own table of operations, message passing where
-    ``core.ops`` computes it. Element-wise work (activations, norms, factors, attention scores) is
+    Matrix products are counted by torch's own table of operations, others and message passing where
+    ``core.ops`` computes them. Element-wise work (activations, norms, factors, attention scores) is
     counted as bytes only.
     """
     layers = {ELSEWHERE: Layer(ELSEWHERE, ELSEWHERE)}
@@ -146,7 +146,10 @@ def count(model: nn.Module, forward: Callable[[], object]) -> dict[str, Layer]:
 
     with (
         _hooked(model, enter, leave),
-        watched(lambda *product: layers[now[-1]].products.append(product)),
+        watched(
+            lambda *product: layers[now[-1]].products.append(product),
+            lambda shape: layers[now[-1]].dense.append(shape),
+        ),
         _Dense(lambda shape: layers[now[-1]].dense.append(shape)),
     ):
         forward()

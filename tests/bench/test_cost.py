@@ -10,6 +10,7 @@ from gnnscale.bench.machine import Machine
 from gnnscale.bench.roofline import roofline
 from gnnscale.core import ops
 from gnnscale.core.data import GraphData, Shape, Task
+from gnnscale.core.ops import pool
 from gnnscale.core.sparse import SparseRows
 from gnnscale.graph.whole import whole_batch
 
@@ -45,6 +46,14 @@ def test_gcn(data):
     assert table["macs"] == N * F * 4 + E * F + N * 4 * C + E * C
     assert table["parameters"] == F * 4 + 4 + 4 * C + C
     assert [row["name"] for row in table["layers"]] == ["layers.0", "layers.1"]
+
+
+def test_large_products_count_whatever_library_takes_them(data, library, monkeypatch):
+    monkeypatch.setattr(pool, "LEAST", 1)
+    layers = counted(SAGE(Shape(F, C), hidden=4), data)
+    assert {n: dense for n, (dense, _) in macs(layers).items()} == {
+        "layers.0": 2 * N * F * 4, "layers.1": 2 * N * 4 * C,
+    }  # fmt: skip
 
 
 def test_mlp(data):

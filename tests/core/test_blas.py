@@ -5,17 +5,6 @@ from threadpoolctl import threadpool_info
 from gnnscale.core.ops import blas
 
 
-@pytest.fixture(params=["openblas", "torch"])
-def library(request, monkeypatch):
-    """Either library, whatever the processor."""
-    monkeypatch.setattr(blas, "amd", lambda: request.param == "openblas")
-    blas.openblas.cache_clear()
-    if request.param == "openblas" and blas.openblas() is None:
-        pytest.skip("scipy is built on another BLAS")
-    yield request.param
-    blas.openblas.cache_clear()
-
-
 def shapes_of(n, m):
     """Matrices [n, m] that lie in memory in every way."""
     draw = torch.Generator().manual_seed(n + m)

@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gnnscale.core.ops.watch import tell_dense
+
 _limited = 0
 """Threads that OpenBLAS was last told to use."""
 
@@ -28,7 +30,8 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, keep: bool = False) -> Tensor:
     if left and right and min(*a.shape, *b.shape) and kinds == {torch.float32, "cpu"}:
         call = openblas()
     if call is None or left is None or right is None:
-        return out.addmm_(a, b) if keep else torch.mm(a, b, out=out)
+        return torch.addmm(out, a, b, out=out) if keep else torch.mm(a, b, out=out)
+    tell_dense(len(a), a.shape[1], b.shape[1], a.dtype)
     _follow_threads()
     # BLAS reads columns first, to which a row-first matrix is its transpose: out' = b' a'
     flags, sizes = (right[0], left[0]), (b.shape[1], a.shape[0], a.shape[1])
