@@ -14,8 +14,8 @@ from gnnscale.core.ops import fused
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.watch import watched
 
-D = 19
-"""Columns: more than one task scatters into, and no multiple of it."""
+D = 37
+"""Columns: more than one task takes, and no multiple of it."""
 
 
 @pytest.fixture(autouse=True)
@@ -24,10 +24,10 @@ def _leave_auto():
     ops.select("auto")
 
 
-@pytest.fixture(params=["by source", "by destination"])
-def way(request, monkeypatch):
-    """The two ways in which gradients of extremes travel."""
-    monkeypatch.setattr(fused, "SCATTER", 0 if request.param == "by destination" else 1e9)
+@pytest.fixture(params=[1, 3, 5])
+def tasks(request, monkeypatch):
+    """Among how many tasks gradients share the columns; of five, two have none."""
+    monkeypatch.setattr(fused, "_tasks", lambda width: request.param)
 
 
 def identity(h):
@@ -79,7 +79,7 @@ TOGETHER_WITH = [
 
 
 @pytest.mark.parametrize("kind", GRAPHS)
-def test_equals_the_separate_aggregators(kind, way):
+def test_equals_the_separate_aggregators(kind, tasks):
     adj = GRAPHS[kind]()
     for hop in hops(adj):
         for names in (*ALONE, *TOGETHER_WITH):
@@ -95,14 +95,14 @@ def test_equals_the_separate_aggregators(kind, way):
                 assert torch.equal(hop._several(x, names), got)
 
 
-def test_gradcheck(way):
+def test_gradcheck(tasks):
     adj = GRAPHS["block"]()
     hop, x = hops(adj)[3], drawn(14, 3).requires_grad_()
     assert gradcheck(lambda x: hop._several(x, AGGREGATORS), (x,), fast_mode=True)
 
 
 @pytest.mark.parametrize("op", ["max", "min"])
-def test_an_extreme_sends_its_gradient_to_one_source_once(op, way):
+def test_an_extreme_sends_its_gradient_to_one_source_once(op, tasks):
     indices = torch.tensor([0, 0, 1, 2, 3]).int()  # 0 -> 0 twice, as large as 1 -> 0
     adj = Adjacency(torch.tensor([0, 4, 5, 5, 5]), indices)
     sign = 1 if op == "max" else -1
@@ -221,7 +221,7 @@ class Sizes(TorchDispatchMode):
         return out
 
 
-def test_nothing_grows_with_the_edges(way):
+def test_nothing_grows_with_the_edges(tasks):
     """Of N nodes with E and with 8 E edges tensors of the same sizes are made, and kept."""
     found = []
     for edges in (3_000, 24_000):
@@ -265,7 +265,7 @@ def test_passes_are_counted():
 
 
 @pytest.mark.process
-def test_bitwise_the_same_under_one_and_two_threads(way, threads):
+def test_bitwise_the_same_under_one_and_two_threads(threads):
     adj = graph(300, 400, 6_000)
     hop = Hop(adj, src=torch.rand(400), diag=torch.rand(300))
     x, g = (drawn(n, *more, D, dtype=torch.float32) for n, *more in ((400,), (300, 7)))

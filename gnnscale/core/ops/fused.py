@@ -22,11 +22,8 @@ from gnnscale.core.ops.watch import tell
 
 BLOCK = 32
 """Rows that share scratch memory."""
-COLUMNS = 16
-"""Columns that one task scatters into."""
-SCATTER = 6
-"""Edges per source from which gradients of extremes are scattered by destination: that is work per
-row and column, gathering them by source is (cheaper) work per edge and column."""
+LANES = 16
+"""Columns that one task takes at least, so that tasks share no line of memory."""
 
 
 class Factors(NamedTuple):
@@ -165,101 +162,104 @@ def _forward(indptr, indices, x, src, dst, weight, diag, eps, at, out, kept, hig
 
 
 @compiled(parallel=True)
-def _shares(indptr, g, out, kept, dst, at, mixes, shares):
-    """What a destination sends to all of its sources: [n_dst, plain, slope, operator; D].
+def _backward(indptr, indices, x, g, out, kept, src, dst, weight, diag, at, high, low, parts, gx):
+    """What every destination sends to all of its sources: x_j gets, for every edge.
 
-    The gradient in x_j is sum over i of plain_i + slope_i x_j + (w_ij src_j) operator_i.
+        plain_i + slope_i x_j + (weight_ij src_j) operator_i,
+
+    and what an extreme got goes to the source it came from, whose row is at hand then. Columns are
+    tasks, so that no two write to one place, and all orders are those of the edges.
     """
-    n, width = len(indptr) - 1, g.shape[2]
-    for i in numba.prange(n):
-        one, half = g.dtype.type(1), g.dtype.type(0.5)
-        zero, two = g.dtype.type(0), g.dtype.type(2)
-        count = g.dtype.type(max(indptr[i + 1] - indptr[i], 1))
-        plain = shares[i, 0]
-        plain[:] = zero
-        a = one
-        if len(dst):
-            a = dst[i]
-        if at.sum >= 0:
-            mine = shares[i, len(shares[i]) - 1] if mixes else plain
-            for d in range(width):
-                mine[d] = a * g[i, at.sum, d]
-        if at.add >= 0:
-            for d in range(width):
-                plain[d] += g[i, at.add, d]
-        if at.mean >= 0:
-            for d in range(width):
-                plain[d] += g[i, at.mean, d] / count
-        if at.var >= 0 or at.std >= 0:
-            slope = shares[i, 1]
-            slope[:] = zero
-            if at.var >= 0:
-                slope[:] = g[i, at.var]
-            if at.std >= 0:
-                var = kept[i, at.own_var] if at.own_var >= 0 else out[i, at.var]
-                for d in range(width):
-                    by = g[i, at.std, d] * (half / out[i, at.std, d])
-                    slope[d] += by if var[d] > zero else zero
-            mean = kept[i, at.own_mean] if at.own_mean >= 0 else out[i, at.mean]
-            for d in range(width):
-                slope[d] *= two / count
-                plain[d] -= slope[d] * mean[d]
-
-
-@compiled(parallel=True)
-def _gather(indptr, indices, edges, x, g, shares, src, weight, diag, at, mixes, high, low, gx):
-    """By source, whose in-edges of the transpose are its out-edges; rows of ``indices`` ascend."""
     n, width = len(indptr) - 1, gx.shape[1]
-    kinds = shares.shape[1]
-    squares = at.var >= 0 or at.std >= 0
-    plain = at.add >= 0 or at.mean >= 0 or (at.sum >= 0 and not mixes)
-    for j in numba.prange(n):
+    weighted, scaled = len(weight) > 0, len(src) > 0
+    mixes, squares = at.sum >= 0 and (weighted or scaled), at.var >= 0 or at.std >= 0
+    plain = at.add >= 0 or at.mean >= 0 or squares or (at.sum >= 0 and not mixes)
+    last, share = len(indices) - 1, (width + parts - 1) // parts
+    share = (share + LANES - 1) // LANES * LANES
+    for part in numba.prange(parts):
         zero, one = gx.dtype.type(0), gx.dtype.type(1)
-        mine = gx[j]
-        mine[:] = zero
-        for k in range(indptr[j], indptr[j + 1]):
-            i = indices[k]
+        half, two = gx.dtype.type(0.5), gx.dtype.type(2)
+        begin_d = min(width, part * share)
+        own = min(width, begin_d + share) - begin_d
+        scratch = np.empty((3, share), gx.dtype)
+        same, slope, operator = scratch[0], scratch[1], scratch[2]
+        for j in range(len(gx)):
+            mine = gx[j, begin_d:]
+            for d in range(own):
+                mine[d] = zero
+        for i in range(n):
+            begin, end = indptr[i], indptr[i + 1]
+            count = gx.dtype.type(max(end - begin, 1))
+            a = one
+            if len(dst):
+                a = dst[i]
+            scratch[:] = zero
+            if at.sum >= 0:
+                given = g[i, at.sum, begin_d:]
+                if mixes:
+                    for d in range(own):
+                        operator[d] = a * given[d]
+                else:
+                    for d in range(own):
+                        same[d] = a * given[d]
+                if len(diag):
+                    mine, f = gx[i, begin_d:], diag[i]
+                    for d in range(own):
+                        mine[d] += f * given[d]
+            if at.add >= 0:
+                given = g[i, at.add, begin_d:]
+                for d in range(own):
+                    same[d] += given[d]
+            if at.mean >= 0:
+                given = g[i, at.mean, begin_d:]
+                for d in range(own):
+                    same[d] += given[d] / count
             if squares:
-                row, given, slope = x[j], shares[i, 0], shares[i, 1]
-                for d in range(width):
-                    mine[d] += given[d] + slope[d] * row[d]
-            elif plain:
-                given = shares[i, 0]
-                for d in range(width):
-                    mine[d] += given[d]
-            if mixes:
-                f = one
-                if len(weight):
-                    f *= weight[edges[k]]
-                if len(src):
-                    f *= src[j]
-                given = shares[i, kinds - 1]
-                for d in range(width):
-                    mine[d] += f * given[d]
-            if k == indptr[j] or indices[k - 1] != i:  # chosen once, however often it is there
-                if len(high):
-                    whose, given = high[i], g[i, at.max]
-                    for d in range(width):
-                        mine[d] += given[d] if whose[d] == j else zero
-                if len(low):
-                    whose, given = low[i], g[i, at.min]
-                    for d in range(width):
-                        mine[d] += given[d] if whose[d] == j else zero
-        if at.sum >= 0 and j < len(diag):
-            for d in range(width):
-                mine[d] += diag[j] * g[j, at.sum, d]
-
-
-@compiled(parallel=True)
-def _scatter(g, place, whose, gx):
-    """By destination, to the source that each maximum or minimum came from; columns are tasks."""
-    width = gx.shape[1]
-    for part in numba.prange((width + COLUMNS - 1) // COLUMNS):
-        for i in range(len(whose)):
-            for d in range(part * COLUMNS, min(width, part * COLUMNS + COLUMNS)):
-                j = whose[i, d]
-                if j >= 0:
-                    gx[j, d] += g[i, place, d]
+                if at.var >= 0:
+                    given = g[i, at.var, begin_d:]
+                    for d in range(own):
+                        slope[d] = given[d]
+                if at.std >= 0:
+                    var = kept[i, at.own_var] if at.own_var >= 0 else out[i, at.var]
+                    for d in range(own):
+                        by = g[i, at.std, begin_d + d] * (half / out[i, at.std, begin_d + d])
+                        slope[d] += by if var[begin_d + d] > zero else zero
+                mean = kept[i, at.own_mean] if at.own_mean >= 0 else out[i, at.mean]
+                for d in range(own):
+                    slope[d] *= two / count
+                    same[d] -= slope[d] * mean[begin_d + d]
+            for e in range(begin, end):
+                j, far = indices[e], indices[min(e + AHEAD, last)]
+                for byte in range(begin_d * gx.itemsize, (begin_d + own) * gx.itemsize, LINE):
+                    fetch(gx, far, byte)
+                mine = gx[j, begin_d:]
+                if squares:
+                    row = x[j, begin_d:]
+                    for d in range(own):
+                        mine[d] += same[d] + slope[d] * row[d]
+                if mixes:
+                    f = one
+                    if weighted:
+                        f *= weight[e]
+                    if scaled:
+                        f *= src[j]
+                    if plain and not squares:
+                        for d in range(own):
+                            mine[d] += same[d] + f * operator[d]
+                    else:
+                        for d in range(own):
+                            mine[d] += f * operator[d]
+                elif plain and not squares:
+                    for d in range(own):
+                        mine[d] += same[d]
+            if begin < end and len(high):
+                whose, given = high[i], g[i, at.max]
+                for d in range(begin_d, begin_d + own):
+                    gx[whose[d], d] += given[d]
+            if begin < end and len(low):
+                whose, given = low[i], g[i, at.min]
+                for d in range(begin_d, begin_d + own):
+                    gx[whose[d], d] += given[d]
 
 
 def _array(t: Tensor | None, like: np.ndarray) -> np.ndarray:
@@ -270,6 +270,11 @@ def _array(t: Tensor | None, like: np.ndarray) -> np.ndarray:
 
 def _arguments(adj: Adjacency, there: bool, argued: bool, width: int) -> Tensor:
     return torch.empty((adj.n_dst if there and argued else 0, width), dtype=torch.int32)
+
+
+def _tasks(width: int) -> int:
+    """Among how many tasks so many columns are shared."""
+    return max(1, min(numba.get_num_threads(), width // LANES))
 
 
 class _Several(torch.autograd.Function):
@@ -302,29 +307,15 @@ class _Several(torch.autograd.Function):
     def backward(ctx, g):
         adj, factors, at = ctx.adj, ctx.factors, ctx.at
         x, out, kept, high, low = ctx.saved_tensors
-        g = g.contiguous()
-        back, given = adj.T, g.numpy()
-        none = np.empty((1, 0, 0), given.dtype)
-        src, dst, weight, diag = (_array(f, given) for f in factors)
-        mixes = at.sum >= 0 and len(src) + len(weight) > 0
-        squares = at.var >= 0 or at.std >= 0
-        shares = pool.empty(adj.n_dst, 1 + squares + mixes, g.shape[2], dtype=g.dtype).numpy()
-        _shares(
-            adj.indptr.numpy(), given, none if out is None else out.numpy(),
-            none if kept is None else kept.numpy(), dst, at, mixes, shares,
+        given, width = g.contiguous().numpy(), g.shape[2]
+        none = [np.empty((1,) * k, given.dtype) for k in (2, 3, 3)]
+        gx = pool.empty(adj.n_src, width, dtype=g.dtype)
+        _backward(
+            adj.indptr.numpy(), adj.indices.numpy(), none[0] if x is None else x.numpy(), given,
+            none[1] if out is None else out.numpy(), none[2] if kept is None else kept.numpy(),
+            *(_array(f, given) for f in factors), at, high.numpy(), low.numpy(),
+            _tasks(width), gx.numpy(),
         )  # fmt: skip
-        gx = pool.empty(adj.n_src, g.shape[2], dtype=g.dtype)
-        few = adj.n_edges < SCATTER * adj.n_src
-        some = [high.numpy(), low.numpy()] if few else [np.empty((0, 0), np.int32)] * 2
-        _gather(
-            back.indptr.numpy(), back.indices.numpy(), back.edges.numpy(),
-            none[0] if x is None else x.numpy(), given, shares, src, weight, diag, at, mixes,
-            *some, gx.numpy(),
-        )  # fmt: skip
-        if not few:
-            for place, whose in ((at.max, high), (at.min, low)):
-                if len(whose):
-                    _scatter(given, place, whose.numpy(), gx.numpy())
         return None, gx, None, None, None
 
 
