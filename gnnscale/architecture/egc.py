@@ -12,7 +12,7 @@ from gnnscale.core.batch import Memo
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.ops.mixing import mixed
-from gnnscale.core.ops.product import product, shifted
+from gnnscale.core.ops.product import product
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.values import Count, Rate
 
@@ -58,8 +58,7 @@ class EGConv(nn.Module):
         u = self.q_aggregate(u, hop)  # [n_dst, A * B * L]
         u = u.view(n, len(self.ops) * self.bases, self.size)  # [n_dst, A * B, L]
         w = self.mix(first(h, n), hop).view(n, self.heads, -1)  # [n_dst, H, A * B]
-        y = mixed(w, u).view(n, -1)  # [n_dst, H * L]
-        return self.q_update(shifted(y, self.bias), hop)
+        return self.q_update(mixed(w, u, self.bias), hop)  # [n_dst, H * L]
 
 
 @dataclass(eq=False, repr=False)

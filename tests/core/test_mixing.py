@@ -16,16 +16,18 @@ def test_values_and_gradients(monkeypatch, shape, strided):
     w = torch.randn(n, heads, k, generator=draw, dtype=torch.float64)
     u = torch.randn(n, width, k, generator=draw, dtype=torch.float64).transpose(1, 2)
     u = (u if strided else u.contiguous()).requires_grad_()
+    by = torch.randn(heads * width, generator=draw, dtype=torch.float64).requires_grad_()
     w.requires_grad_()
-    got, want = mixed(w, u), torch.bmm(w, u)
+    got, want = mixed(w, u, by), torch.bmm(w, u).flatten(1) + by
     torch.testing.assert_close(got, want)
-    g = torch.randn(n, heads, width, generator=draw, dtype=torch.float64)
+    g = torch.randn(n, heads * width, generator=draw, dtype=torch.float64)
     for a, b in zip(
-        *(torch.autograd.grad((t * g).sum(), (w, u)) for t in (got, want)), strict=True
+        *(torch.autograd.grad((t * g).sum(), (w, u, by)) for t in (got, want)), strict=True
     ):
         torch.testing.assert_close(a, b)
 
 
 def test_half_precision_is_left_to_torch():
     w, u = torch.randn(3, 2, 4).bfloat16(), torch.randn(3, 4, 5).bfloat16()
-    assert torch.equal(mixed(w, u), torch.bmm(w, u))
+    by = torch.randn(10).bfloat16()
+    assert torch.equal(mixed(w, u, by), torch.bmm(w, u).flatten(1) + by)

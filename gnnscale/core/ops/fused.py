@@ -17,13 +17,16 @@ from torch.autograd.function import once_differentiable
 from gnnscale.core.compiled import compiled
 from gnnscale.core.ops import pool
 from gnnscale.core.ops.adjacency import Adjacency
-from gnnscale.core.ops.lanes import AHEAD, LINE, fetch
+from gnnscale.core.ops.lanes import AHEAD, LINE, fetch, folder
 from gnnscale.core.ops.watch import tell
 
 BLOCK = 32
 """Rows that share scratch memory."""
 LANES = 16
-"""Columns that one task takes at least, so that tasks share no line of memory."""
+"""Columns that registers hold at once, and that a task takes at least: no two share a line."""
+add, add_squares, add_scaled, keep_largest, keep_least = (
+    folder(kind, LANES) for kind in ("sum", "squares", "scaled", "max", "min")
+)
 
 
 class Factors(NamedTuple):
@@ -63,63 +66,59 @@ def _forward(indptr, indices, x, src, dst, weight, diag, eps, at, out, kept, hig
     mixes = at.sum >= 0 and (weighted or scaled)
     squares = at.var >= 0 or at.std >= 0
     sums = at.add >= 0 or at.mean >= 0 or squares or (at.sum >= 0 and not mixes)
-    last, wide = len(indices) - 1, width * x.itemsize
+    last, wide, even = len(indices) - 1, width * x.itemsize, width // LANES * LANES
     for block in numba.prange((n + BLOCK - 1) // BLOCK):
         zero, one = x.dtype.type(0), x.dtype.type(1)
-        scratch = np.empty((4, width), x.dtype)
+        first, past = block * BLOCK, min(n, block * BLOCK + BLOCK)
+        most = 0
+        for i in range(first, past):
+            most = max(most, indptr[i + 1] - indptr[i])
+        scratch, scale = np.empty((4, width), x.dtype), np.empty(most, x.dtype)
+        spare = np.empty(width, np.int32)
         total, square, mixed, means = scratch[0], scratch[1], scratch[2], scratch[3]
-        for i in range(block * BLOCK, min(n, block * BLOCK + BLOCK)):
+        for i in range(first, past):
             begin, end = indptr[i], indptr[i + 1]
-            scratch[:] = zero
+            scratch[:3] = zero
             for e in range(begin, end):
-                j, far = indices[e], indices[min(e + AHEAD, last)]
+                far = indices[min(e + AHEAD, last)]
                 for byte in range(0, wide, LINE):
                     fetch(x, far, byte)
-                row = x[j]
-                if sums:
-                    for d in range(width):
-                        total[d] += row[d]
-                if squares:
-                    for d in range(width):
-                        square[d] += row[d] * row[d]
                 if mixes:
                     f = one
                     if weighted:
                         f *= weight[e]
                     if scaled:
-                        f *= src[j]
-                    for d in range(width):
-                        mixed[d] += f * row[d]
-                if at.max >= 0:
-                    top = out[i, at.max]
-                    if e == begin:
-                        top[:] = row
+                        f *= src[indices[e]]
+                    scale[e - begin] = f
+            for d in range(0, even, LANES):  # a destination's rows are in the cache by now
+                if sums:
+                    add(indices, begin, end, x, d, scale, total, spare)
+                if squares:
+                    add_squares(indices, begin, end, x, d, scale, square, spare)
+                if mixes:
+                    add_scaled(indices, begin, end, x, d, scale, mixed, spare)
+                if at.max >= 0 and begin < end:
+                    whose = high[i] if argued else spare
+                    keep_largest(indices, begin, end, x, d, scale, out[i, at.max], whose)
+                if at.min >= 0 and begin < end:
+                    whose = low[i] if argued else spare
+                    keep_least(indices, begin, end, x, d, scale, out[i, at.min], whose)
+            for d in range(even, width):
+                for e in range(begin, end):
+                    j = indices[e]
+                    value = x[j, d]
+                    total[d] += value
+                    square[d] += value * value
+                    if mixes:
+                        mixed[d] += scale[e - begin] * value
+                    if at.max >= 0 and (e == begin or value > out[i, at.max, d]):
+                        out[i, at.max, d] = value
                         if argued:
-                            high[i] = j
-                    elif argued:
-                        whose = high[i]
-                        for d in range(width):
-                            more = row[d] > top[d]
-                            top[d] = row[d] if more else top[d]
-                            whose[d] = j if more else whose[d]
-                    else:
-                        for d in range(width):
-                            top[d] = row[d] if row[d] > top[d] else top[d]
-                if at.min >= 0:
-                    least = out[i, at.min]
-                    if e == begin:
-                        least[:] = row
+                            high[i, d] = j
+                    if at.min >= 0 and (e == begin or value < out[i, at.min, d]):
+                        out[i, at.min, d] = value
                         if argued:
-                            low[i] = j
-                    elif argued:
-                        whose = low[i]
-                        for d in range(width):
-                            less = row[d] < least[d]
-                            least[d] = row[d] if less else least[d]
-                            whose[d] = j if less else whose[d]
-                    else:
-                        for d in range(width):
-                            least[d] = row[d] if row[d] < least[d] else least[d]
+                            low[i, d] = j
             count = x.dtype.type(max(end - begin, 1))
             if at.sum >= 0:
                 a = one

@@ -112,3 +112,99 @@ def adder(lanes: int) -> Callable[..., Any]:
         return types.void(indices, types.int64, types.int64, q, types.int64, out), generate
 
     return add
+
+
+def folder(kind: str, lanes: int) -> Callable[..., Any]:
+    """A compiled function of (indices, begin, end, x, column, scale, out, whose), for loops alone.
+
+    Goes over the rows x[indices[e], column : column + lanes], begin <= e < end, with the result in
+    registers, and puts it into out[column : column + lanes]. kind: ``sum``; ``scaled``, the sum of
+    scale[e - begin] times the row; ``squares``, the sum of the row's; ``max`` or ``min``, of at
+    least one row, and into whose[column : column + lanes] the first row that has it. What a kind
+    does not need is not read. Nothing checks that columns and rows exist.
+
+    A plain loop keeps its result in memory, and of "keep the larger one" makes stores under a
+    mask, which AMD's processors are slow at.
+
+    Shapes: indices [E] int32, x [n, D] with its columns side by side, scale [..], out [D] of the
+    kind of x, whose [D] int32.
+    """
+    extreme = kind in ("max", "min")
+
+    @intrinsic
+    def fold(typing_context, indices, begin, end, x, column, scale, out, whose):
+        def generate(context, builder, signature, args):
+            real = context.get_value_type(signature.args[3].dtype)
+            vector, numbers = ir.VectorType(real, lanes), ir.VectorType(WORD, lanes)
+            size = signature.args[3].dtype.bitwidth // 8
+
+            def data(k: int, to: ir.Type) -> Any:
+                array = context.make_array(signature.args[k])(context, builder, args[k])
+                return builder.bitcast(array.data, to.as_pointer())
+
+            table = context.make_array(signature.args[3])(context, builder, args[3])
+            stride = builder.extract_value(table.strides, 0)
+            offset = builder.mul(args[4], LONG(size))
+            rows, first = data(0, WORD), builder.gep(data(3, BYTE), [offset])
+
+            def every(value: Any, kind_: ir.VectorType) -> Any:
+                one = builder.insert_element(ir.Constant(kind_, ir.Undefined), value, WORD(0))
+                mask = ir.Constant(ir.VectorType(WORD, lanes), [0] * lanes)
+                return builder.shuffle_vector(one, ir.Constant(kind_, ir.Undefined), mask)
+
+            def row(e: Any) -> tuple[Any, Any]:
+                number = builder.load(builder.gep(rows, [e]))
+                at = builder.gep(first, [builder.mul(builder.sext(number, LONG), stride)])
+                return number, builder.load(builder.bitcast(at, vector.as_pointer()), align=size)
+
+            def put(k: int, value: Any, bytes_: int) -> None:
+                at = builder.gep(data(k, BYTE), [builder.mul(args[4], LONG(bytes_))])
+                builder.store(value, builder.bitcast(at, value.type.as_pointer()), align=bytes_)
+
+            begin_, end_ = args[1], args[2]
+            total, chosen = ir.Constant(vector, [0.0] * lanes), None
+            if extreme:
+                number, total = row(begin_)
+                chosen = every(number, numbers)
+            start = builder.basic_block
+            loop, done = (builder.function.append_basic_block(name) for name in ("rows", "done"))
+            builder.cbranch(builder.icmp_signed("<", begin_, end_), loop, done)
+
+            builder.position_at_end(loop)
+            phis = [(builder.phi(LONG), begin_), (builder.phi(vector), total)]
+            if extreme:
+                phis.append((builder.phi(numbers), chosen))
+            e, held = phis[0][0], phis[1][0]
+            number, given = row(e)
+            then = [builder.add(e, LONG(1))]
+            if extreme:
+                more = builder.fcmp_ordered(">" if kind == "max" else "<", given, held)
+                then += [builder.select(more, given, held),
+                         builder.select(more, every(number, numbers), phis[2][0])]  # fmt: skip
+            elif kind == "scaled":
+                place = builder.gep(data(5, real), [builder.sub(e, begin_)])
+                by = every(builder.load(place), vector)
+                then.append(builder.fadd(held, builder.fmul(by, given)))
+            else:
+                squared = builder.fmul(given, given) if kind == "squares" else given
+                then.append(builder.fadd(held, squared))
+            again = builder.basic_block
+            for (phi, before), after in zip(phis, then, strict=True):
+                phi.add_incoming(before, start)
+                phi.add_incoming(after, again)
+            builder.cbranch(builder.icmp_signed("<", then[0], end_), loop, done)
+
+            builder.position_at_end(done)
+            results = [(6, total, then[1], size), *([(7, chosen, then[2], 4)] if extreme else [])]
+            found = [builder.phi(after.type) for _, _, after, _ in results]
+            for phi, (_, before, after, _) in zip(found, results, strict=True):
+                phi.add_incoming(before, start)
+                phi.add_incoming(after, again)
+            for phi, (k, _, _, bytes_) in zip(found, results, strict=True):
+                put(k, phi, bytes_)
+            return context.get_dummy_value()
+
+        ints = types.int64
+        return types.void(indices, ints, ints, x, ints, scale, out, whose), generate
+
+    return fold

@@ -14,12 +14,11 @@ from gnnscale.core.ops import pool
 
 
 @compiled(parallel=True)
-def _forward(w, u, out):
+def _forward(w, u, by, out):
     for i in numba.prange(len(u)):
-        zero = out.dtype.type(0)
         for h in range(w.shape[1]):
             row = out[i, h]
-            row[:] = zero
+            row[:] = by[h]
             for k in range(w.shape[2]):
                 a, given = w[i, h, k], u[i, k]
                 for d in range(u.shape[2]):
@@ -44,10 +43,11 @@ def _back(w, u, g, gw, gu):
 
 class _Mixed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, w, u):
+    def forward(ctx, w, u, by):
         w, u = w.contiguous(), u.contiguous()
         out = pool.empty(len(u), w.shape[1], u.shape[2], dtype=u.dtype)
-        _forward(w.detach().numpy(), u.detach().numpy(), out.numpy())
+        by = by.detach().view(out.shape[1:])
+        _forward(w.detach().numpy(), u.detach().numpy(), by.numpy(), out.numpy())
         ctx.save_for_backward(w, u)
         return out
 
@@ -57,14 +57,14 @@ class _Mixed(torch.autograd.Function):
         w, u = ctx.saved_tensors
         gw, gu = pool.like(w), pool.like(u)
         _back(w.numpy(), u.numpy(), g.contiguous().numpy(), gw.numpy(), gu.numpy())
-        return gw, gu
+        return gw, gu, g.sum(0).flatten() if ctx.needs_input_grad[2] else None
 
 
-def mixed(w: Tensor, u: Tensor) -> Tensor:
-    """w_i u_i of every node i.
+def mixed(w: Tensor, u: Tensor, by: Tensor) -> Tensor:
+    """w_i u_i of every node i, plus a bias.
 
-    Shapes: w [n, H, K], u [n, K, L] -> [n, H, L].
+    Shapes: w [n, H, K], u [n, K, L], by [H L] -> [n, H L].
     """
-    if u.device.type == "cpu" and u.dtype == w.dtype and u.dtype in pool.KINDS:
-        return _Mixed.apply(w, u)
-    return torch.bmm(w, u)
+    if u.device.type == "cpu" and u.dtype == w.dtype == by.dtype and u.dtype in pool.KINDS:
+        return _Mixed.apply(w, u, by).flatten(1)
+    return torch.bmm(w, u).flatten(1) + by
