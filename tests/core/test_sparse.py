@@ -3,7 +3,7 @@ import torch
 from compositions import CATALOG
 
 from gnnscale.binding import bind
-from gnnscale.core import ops
+from gnnscale.core import ops, sparse
 from gnnscale.core.data import Shape
 from gnnscale.core.sparse import SparseRows, cat, dense
 from gnnscale.core.traits import Trait
@@ -52,7 +52,9 @@ def test_slices_masks_pieces(pair):
 
 
 @pytest.mark.parametrize("kernel", ["auto", "dgl", "numba", "torch"])
-def test_product_and_gradient_are_those_of_the_dense_matrix(pair, kernel):
+@pytest.mark.parametrize("few", [0, 16])
+def test_product_and_gradient_are_those_of_the_dense_matrix(pair, kernel, few, monkeypatch):
+    monkeypatch.setattr(sparse, "FEW", few)
     x, s = pair
     w = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     a, b = w.clone().requires_grad_(), w.clone().requires_grad_()
