@@ -213,6 +213,10 @@ def _cpu() -> Iterator[Check]:
     has = set(flags[1].split()) if flags else set()
     yield Check("cpu", None, model[1] if model else platform.processor() or "unknown")
     yield Check("cpu flags", None, ", ".join(f for f in CPU_FLAGS if f in has) or "none that help")
+    from gnnscale.core.ops.blas import openblas
+
+    library = "torch's library" if openblas() is None else "scipy's OpenBLAS"
+    yield Check("large products", None, f"float32 on the CPU: {library}")
 
 
 def _machine() -> Iterator[Check]:

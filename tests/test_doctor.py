@@ -20,7 +20,15 @@ def test_everything_is_covered(checks):
     assert {*doctor.REQUIRED, *doctor.OPTIONAL} <= set(checks)
     assert {"python", "platform", "options", "dgl import", "graphbolt", "metis"} <= set(checks)
     assert {f"kernel {name} on cpu" for name in ("dgl", "numba", "torch", "dense")} <= set(checks)
-    assert {"numba threads", "numba cache", "cpu", "cpu flags", "cores", "memory"} <= set(checks)
+    assert {
+        "numba threads",
+        "numba cache",
+        "cpu",
+        "cpu flags",
+        "large products",
+        "cores",
+        "memory",
+    } <= set(checks)
     assert {"wandb login", "$GNNSCALE_DATA", "$GNNSCALE_CONFIG_DIR"} <= set(checks)
     assert any(name.startswith("cuda") for name in checks)
 

@@ -47,6 +47,8 @@ def on_a_toy(config: dict, choices: dict) -> compose.Plan:
     toy, _ = configuration({**TOY, "dataset": sizes}, dataset=name)
     config, choices = {**config, "dataset": toy["dataset"]}, {**choices, "dataset": name}
     config["trainer"], config["seeds"] = {**config["trainer"], "epochs": 1}, 1
+    if (config.get("teacher") or {}).get("run"):
+        config["teacher"]["overrides"] = [*config["teacher"]["overrides"], "trainer.epochs=1"]
     for key in {"parts", "batch_parts"} & set(config["sampler"]):  # of a few nodes each
         config["sampler"][key] = min(config["sampler"][key], config["dataset"]["nodes"] // 4)
     if (config["architecture"].get("depth") or 0) > 100:  # an even number, whatever is tied
