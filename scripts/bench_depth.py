@@ -92,7 +92,10 @@ def measured(kind: str, depth: int, keeping: bool = False, **shared: Any) -> dic
     )  # fmt: skip
     if done.returncode:
         sys.exit(f"{kind}, depth {depth}: exit code {done.returncode}")
-    return json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
+    told = ", ".join(f"{name} {value:,.2f}" for name, value in found.items())
+    sys.stderr.write(f"{kind}, depth {depth}: {told}\n")  # a row may take an hour
+    return found
 
 
 # -- one measurement -------------------------------------------------------------------------------
