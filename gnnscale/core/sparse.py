@@ -130,7 +130,8 @@ class SparseRows:
 
     def __matmul__(self, w: Tensor) -> Tensor:
         """Shapes: [n, F] @ [F, D] -> [n, D]."""
-        if len(self) <= FEW and not w.is_contiguous():
+        here = self.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        if here and len(self) <= FEW and not w.is_contiguous():
             return self.dense() @ w
         return ops.total(self.rows, w.contiguous(), self.values)
 

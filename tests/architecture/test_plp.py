@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from compositions import silenced, toy, train
 
 from gnnscale.architecture.plp import PLP
+from gnnscale.core.data import Shape
 from gnnscale.core.errors import CompositionError, UsageError
 from gnnscale.core.random import Key
 from gnnscale.core.sparse import SparseRows
@@ -57,6 +58,18 @@ def test_without_propagation_rows_do_not_depend_on_the_graph(made, sixty):
     out = model(batch).logits
     free = ~sixty.mask("train")
     torch.testing.assert_close(out[free], model.layers[0].perceptron(sixty.x).relu()[free])
+
+
+@pytest.mark.parametrize("of", ["features", "nodes"])
+def test_scores_start_as_in_the_authors_code_and_gates_at_half(of):
+    torch.manual_seed(0)
+    shape = Shape(4004, 4, nodes=4000)  # the classes are among the features
+    step = PLP(shape, attention=of, gate=of).layers[0]
+    score = step.score.own if of == "nodes" else step.score.map.weight
+    assert score.numel() == 4000
+    want = (2 * 2 / 4001) ** 0.5  # Xavier's for 4000 and 1, times sqrt(2)
+    assert score.std().item() == pytest.approx(want, rel=0.05)
+    assert not any(p.any() for p in step.gate.parameters())
 
 
 @pytest.mark.parametrize("attention", ["features", "nodes"])

@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 import torch
 from threadpoolctl import threadpool_info
@@ -39,14 +41,21 @@ def test_empty_products(library, sizes):
     assert not blas.multiply(torch.ones(n, k), torch.ones(k, m), out).any()
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_sizes_that_do_not_fit_are_refused(library, keep):
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        blas.multiply(torch.ones(5, 7), torch.ones(6, 3), torch.empty(5, 3), keep)
+    with pytest.warns(UserWarning, match="was resized"), contextlib.suppress(RuntimeError):
+        blas.multiply(torch.ones(5, 7), torch.ones(7, 3), torch.empty(4, 3), keep)
+
+
 def test_other_kinds_are_torchs(library):
     a, b = torch.randn(5, 7, dtype=torch.float64), torch.randn(7, 3, dtype=torch.float64)
     assert blas.multiply(a, b, torch.empty(5, 3, dtype=torch.float64)).equal(a @ b)
 
 
+@pytest.mark.parametrize("library", ["openblas"], indirect=True)
 def test_threads_are_torchs(library):
-    if library == "torch":
-        return
     before = torch.get_num_threads()
     try:
         for threads in (1, 2):

@@ -87,7 +87,7 @@ def test_what_is_held_is_never_written_by_others(all_pooled):
     assert wrong == []
 
 
-@pytest.mark.parametrize("onto", [None, "row", "matrix", "over", "leaf over"])
+@pytest.mark.parametrize("onto", [None, "row", "matrix", "over", "leaf over", "row over"])
 def test_products_and_their_gradients_are_torchs(all_pooled, onto):
     draw = torch.Generator().manual_seed(0)
 
@@ -95,13 +95,13 @@ def test_products_and_their_gradients_are_torchs(all_pooled, onto):
         return torch.randn(*shape, generator=draw, dtype=torch.float64).requires_grad_()
 
     x, w = leaf(6, 4), leaf(3, 4)
-    z = None if onto is None else leaf(3) if onto == "row" else leaf(6, 3)
+    z = None if onto is None else leaf(3) if onto.startswith("row") else leaf(6, 3)
     given = [t for t in (x, w, z) if t is not None]
     want = x @ w.T if z is None else z + x @ w.T
     onto_it = z * 1 if onto == "over" else z
     got = product(x, w.T, onto_it, over="over" in (onto or ""))
     assert type(got.grad_fn).__name__ == "_ProductBackward"
-    assert (got is onto_it) == (onto == "over"), "a leaf is never overwritten"
+    assert (got is onto_it) == (onto == "over"), "neither a leaf nor a row is overwritten"
     torch.testing.assert_close(got, want)
     g = torch.randn(6, 3, generator=draw, dtype=torch.float64)
     for a, b in zip(*(torch.autograd.grad((t * g).sum(), given) for t in (got, want)), strict=True):

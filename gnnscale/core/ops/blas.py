@@ -24,10 +24,13 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, keep: bool = False) -> Tensor:
     """out = a b, or with ``keep`` out += a b; no gradient.
 
     Shapes: a [n, k], b [k, m], out [n, m], contiguous and apart from both.
+    Raises: RuntimeError, torch's, for others.
     """
     left, right, call = _layout(a), _layout(b), None
     kinds = {t.dtype for t in (a, b, out)} | {t.device.type for t in (a, b, out)}
-    if left and right and min(*a.shape, *b.shape) and kinds == {torch.float32, "cpu"}:
+    # what is called checks no size, so torch gets, and refuses, what does not fit
+    fits = a.shape[1] == b.shape[0] and out.shape == (len(a), b.shape[1]) and out.is_contiguous()
+    if fits and left and right and min(*a.shape, *b.shape) and kinds == {torch.float32, "cpu"}:
         call = openblas()
     if call is None or left is None or right is None:
         return torch.addmm(out, a, b, out=out) if keep else torch.mm(a, b, out=out)

@@ -56,8 +56,7 @@ def product(x: Any, w: Any, onto: Any = None, over: bool = False) -> Any:
     plain = all(isinstance(t, Tensor) for t in (x, w, w if onto is None else onto))
     if plain and x.dim() == 2:
         if _large(x, max(w.shape)) and w.dtype == x.dtype and _alike(onto, x):
-            over = over and not (onto.is_leaf and onto.requires_grad) and onto.is_contiguous()
-            return _Product.apply(x, w, onto, over)
+            return _Product.apply(x, w, onto, over and _free(onto, (len(x), w.shape[1])))
         return x @ w if onto is None else torch.addmm(onto, x, w)
     return x @ w if onto is None else x @ w + onto
 
@@ -67,6 +66,13 @@ def shifted(z: Any, by: Tensor) -> Any:
     if isinstance(z, Tensor) and z.dim() == 2 and _large(z, z.shape[1]) and _alike(by, z):
         return _Shifted.apply(z, by)
     return z + by
+
+
+def _free(onto: Tensor | None, shape: tuple[int, int]) -> bool:
+    """Whether these rows may be written over: a leaf's gradient is of what it holds."""
+    if onto is None or onto.shape != shape or not onto.is_contiguous():
+        return False
+    return not (onto.is_leaf and onto.requires_grad)
 
 
 def _alike(t: Tensor | None, x: Tensor) -> bool:
