@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from gnnscale import __version__
 from gnnscale.catalog import Catalog, user_folders
+from gnnscale.core import compiler
 from gnnscale.core.errors import UsageError, unknown
 from gnnscale.overrides import ALIASES, parse
 
@@ -15,6 +16,7 @@ VS = "--vs"
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb and exit: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    compiler.sleep()
     try:
         code = dispatch(words)
     except UsageError as error:

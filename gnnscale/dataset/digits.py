@@ -3,6 +3,9 @@
 Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
 """
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -17,11 +20,42 @@ from gnnscale.graph.simple import simple
 IMAGES = 1797
 
 
+def images() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels [1797, 64], whole numbers from 0 to 16, and labels [1797], int64.
+
+    Read from scikit-learn's file without importing it, which takes over a second; by its own
+    function where another version keeps the file elsewhere.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder, "datasets", "data", "digits.csv.gz")
+        if path.exists():
+            table = np.loadtxt(path, delimiter=",", dtype=np.int64)
+            return table[:, :-1], table[:, -1]
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    return pixels.astype(np.int64), labels.astype(np.int64)
+
+
+def nearest(points: np.ndarray, k: int) -> np.ndarray:
+    """Of each point the k nearest others, [n, k]; of equally near ones those of lower numbers.
+
+    Args:
+        points: [n, F] whole numbers whose squared distances float32 holds exactly (below 2^24).
+    """
+    x, n = points.astype(np.float32), len(points)
+    squares = (x * x).sum(1)
+    order = (squares[:, None] + squares - 2 * (x @ x.T)).astype(np.int64) * n + np.arange(n)
+    np.fill_diagonal(order, np.iinfo(np.int64).max)
+    return np.argpartition(order, k - 1, axis=1)[:, :k]
+
+
 class Digits(Dataset):
     """1,797 images of 8 x 8 pixels; an edge where one is among the other's k nearest.
 
-    Distances are Euclidean, exact; the graph is the union of both directions. Features are
-    pixels / 16; the 10 classes are the digits.
+    Distances are Euclidean, exact; of equally near images those of lower numbers are taken. The
+    graph is the union of both directions. Features are pixels / 16; the 10 classes are the digits.
 
     Args:
         neighbours: k, from 1 to 1,796.
@@ -49,15 +83,11 @@ class Digits(Dataset):
 
     def load(self, seed: int) -> GraphData:
         """Make the graph, split by ``split_seed`` or else ``seed``."""
-        from sklearn.datasets import load_digits  # here: half a second that others need not wait
-        from sklearn.neighbors import NearestNeighbors
-
-        pixels, labels = load_digits(return_X_y=True)
-        search = NearestNeighbors(n_neighbors=self.neighbours, algorithm="kd_tree").fit(pixels)
-        nearest = search.kneighbors(return_distance=False)  # [N, k], without the image itself
+        pixels, labels = images()
+        near = nearest(pixels, self.neighbours)
         ids = np.repeat(np.arange(len(pixels)), self.neighbours)
-        graph, facts = simple(nearest.reshape(-1), ids, len(pixels))
-        y = torch.from_numpy(labels.astype(np.int64))
+        graph, facts = simple(near.reshape(-1), ids, len(pixels))
+        y = torch.from_numpy(labels)
         key = Key(seed if self.split_seed is None else self.split_seed, "dataset.digits.split")
         return GraphData(
             name="digits",

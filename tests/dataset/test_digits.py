@@ -1,10 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
 from gnnscale.core.errors import UsageError
-from gnnscale.dataset.digits import Digits
+from gnnscale.dataset.digits import Digits, images, nearest
 
 
 def test_edges_join_nearest_neighbours():
@@ -24,6 +26,23 @@ def test_edges_join_nearest_neighbours():
     assert graph.in_degree.min() >= 3
     assert data.facts["edges_given"] == 3 * 1797
     assert data.facts["edges"] * 2 == graph.n_edges
+
+
+def test_of_equally_near_ones_the_lower_numbers_are_taken():
+    points = np.array([[0], [2], [-2], [2], [7]])
+    assert [sorted(row) for row in nearest(points, 1).tolist()] == [[1], [3], [0], [1], [1]]
+    assert [sorted(row) for row in nearest(points, 2).tolist()] == [
+        [1, 2], [0, 3], [0, 1], [0, 1], [1, 3]
+    ]  # fmt: skip
+    assert nearest(points, 4).shape == (5, 4)
+
+
+def test_images_are_scikit_learns_also_where_its_file_is_not_found(monkeypatch):
+    pixels, labels = load_digits(return_X_y=True)
+    for found in (images(), monkeypatch.setattr(Path, "exists", lambda _: False) or images()):
+        np.testing.assert_array_equal(found[0], pixels)
+        np.testing.assert_array_equal(found[1], labels)
+        assert {found[0].dtype, found[1].dtype} == {np.dtype(np.int64)}
 
 
 def test_shapes_and_split():
