@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gnnscale.architecture._base import ACTIVATIONS, Dropout, glorot
 from gnnscale.core.batch import Memo
 from gnnscale.core.hop import Hop
+from gnnscale.core.ops.product import product, shifted
 from gnnscale.core.site import Dense, Rows, Site
 from gnnscale.core.sparse import SparseRows, dense
 
@@ -111,13 +112,13 @@ class OrderConv(nn.Module):
         """A^k h W_k + b_k. [n_src, k d_in] -> [n_dst, width]."""
         last, d = self.parts[-1].map, self.d_in
         if self.heads:
-            return self.attended(hop, last.q_input(h, hop) @ last.q_weight(last.weight).T)
+            return self.attended(hop, product(last.q_input(h, hop), last.q_weight(last.weight).T))
         if self.first or isinstance(h, SparseRows):
             w = last.q_weight(last.weight).T
             z = hop.reduce(
-                lambda h: self.q_message(last.q_input(_last(h, d), hop) @ w, hop), h
+                lambda h: self.q_message(product(last.q_input(_last(h, d), hop), w), hop), h
             )  # fmt: skip
-            return self.q_aggregate(z, hop) + last.bias
+            return shifted(self.q_aggregate(z, hop), last.bias)
         z = hop.reduce(lambda h: self.q_message(_last(h, d), hop), h)
         return last(self.q_aggregate(z, hop), hop)
 

@@ -7,6 +7,7 @@ from gnnscale.architecture._encoder import edge_encoder
 from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Hop, first
+from gnnscale.core.ops.product import product
 from gnnscale.core.site import Rows, Site
 
 
@@ -38,7 +39,7 @@ class Towers(nn.Module):
         x, w = self.q_input(x, hop), self.q_weight(self.weight)
         towers, d_in, d_out = w.shape
         if self.whole or towers == 1:
-            y = x @ w.transpose(0, 1).reshape(d_in, towers * d_out)
+            y = product(x, w.transpose(0, 1).reshape(d_in, towers * d_out))
         else:
             y = torch.bmm(x.view(-1, towers, d_in).transpose(0, 1), w)  # [T, n, d_out]
             y = y.transpose(0, 1).reshape(-1, towers * d_out)

@@ -12,6 +12,7 @@ from gnnscale.architecture._stack import Stack
 from gnnscale.core.batch import Memo
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Hop, Need
+from gnnscale.core.ops.product import product
 from gnnscale.core.site import Site
 from gnnscale.core.values import Count, Positive, Rate, Share
 
@@ -50,14 +51,15 @@ class GCNIIConv(nn.Module):
         z = self.q_aggregate(hop.reduce(lambda h: self.q_message(h, hop), h), hop)
         if self.variant == "none":
             mixed = torch.lerp(z, first.to(z.dtype), self.alpha)
-            product = self.q_input(mixed, hop) @ w
+            own = product(self.q_input(mixed, hop), w)
         else:
             one, other = w.chunk(2)
-            product = self.q_input(z, hop) @ one + self.q_first(first, hop) @ other
+            own = product(self.q_input(z, hop), one)
+            own = product(self.q_first(first, hop), other, own, over=True)
             if self.variant == "dense":
-                return self.q_update(z + self.alpha * first + product, hop)
+                return self.q_update(z + self.alpha * first + own, hop)
             mixed = torch.lerp(z, first.to(z.dtype), self.alpha)
-        return self.q_update(torch.lerp(mixed, product.to(mixed.dtype), self.beta), hop)
+        return self.q_update(torch.lerp(mixed, own.to(mixed.dtype), self.beta), hop)
 
 
 @dataclass(eq=False, repr=False)

@@ -14,6 +14,7 @@ from gnnscale.core.data import Shape
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.ops.dropout import dropout
+from gnnscale.core.ops.product import product
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.traits import Trait, traits
 from gnnscale.core.values import Count, Rate
@@ -98,7 +99,7 @@ class SourceGATConv(nn.Module):
     def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:
         """One convolution over ``hop``."""
         graph = hop.graph
-        z = self.q_input(h, hop) @ self.q_weight(self.weight)
+        z = product(self.q_input(h, hop), self.q_weight(self.weight))
         z = z * graph.out_degree.clamp(min=1).to(z.dtype).rsqrt().unsqueeze(1)
         z = self.q_message(z, hop).view(len(h), self.heads, -1)  # [n_src, heads, D]
         score = F.leaky_relu((z * self.q_left(self.left)).sum(-1), 0.2)  # [n_src, heads]

@@ -22,6 +22,7 @@ from gnnscale.core.batch import Batch, Memo
 from gnnscale.core.data import Shape
 from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.ops import full
+from gnnscale.core.ops.product import product, shifted
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.sparse import SparseRows
 from gnnscale.core.traits import Trait, traits
@@ -49,8 +50,8 @@ class GCNLayer(nn.Module):
         last = self.part.map
         if self.first or isinstance(h, SparseRows):
             w = last.q_weight(last.weight).T
-            z = hop.reduce(lambda h: self.q_message(last.q_input(h, hop) @ w, hop), h)
-            z = self.q_aggregate(z, hop) + last.bias
+            z = hop.reduce(lambda h: self.q_message(product(last.q_input(h, hop), w), hop), h)
+            z = shifted(self.q_aggregate(z, hop), last.bias)
         else:
             z = hop.reduce(lambda h: self.q_message(h, hop), h)
             z = last(self.q_aggregate(z, hop), hop)
