@@ -59,15 +59,28 @@ def repairs(
         if member.group in removable:
             swaps.append((member, None))
         choices.append(swaps)
+    alike = [_alike(swaps) for swaps in choices]
     for size in range(1, most + 1):
         found = []
         for places in itertools.combinations(range(len(members)), size):
-            for swaps in itertools.product(*(choices[place] for place in places)):
-                if not unmet(list(_apply(members, swaps))):
-                    found.append(swaps)
+            passing: list[tuple[int, ...]] = []
+            for kinds in itertools.product(*(alike[place] for place in places)):
+                tried = [choices[p][numbers[0]] for p, numbers in zip(places, kinds, strict=True)]
+                if not unmet(list(_apply(members, tried))):
+                    passing += itertools.product(*kinds)
+            for numbers in sorted(passing):
+                found.append(tuple(choices[p][k] for p, k in zip(places, numbers, strict=True)))
         if found:
             return found
     return []
+
+
+def _alike(swaps: Sequence[Swap]) -> list[list[int]]:
+    """Numbers of the swaps whose new members state the same, so that one of them speaks for all."""
+    kinds: dict[object, list[int]] = {}
+    for number, (_, new) in enumerate(swaps):
+        kinds.setdefault(new and (new.gives, new.needs), []).append(number)
+    return list(kinds.values())
 
 
 def _apply(members: Sequence[Member], swaps: Sequence[Swap]) -> Iterator[Member]:
