@@ -21,6 +21,7 @@ from gnnscale.core.data import GraphData, Shape
 from gnnscale.core.errors import CompositionError, UsageError, closest, unknown
 from gnnscale.core.random import Key
 from gnnscale.core.traits import Component, Trait
+from gnnscale.graph.order import ordered
 from gnnscale.lattice import Member
 from gnnscale.train.listeners import Listeners
 from gnnscale.train.loop import Run
@@ -359,6 +360,8 @@ def build(
     meter = Meter(hardware.device)
     with meter.phase("load"):
         data = make("dataset").load(seed)
+    with meter.phase("prepare"):
+        data = ordered(data, hardware.order)
     sampler = make("sampler")
     quantizer = make("quantization")
     if quantizer is not None:

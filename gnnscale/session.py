@@ -180,6 +180,12 @@ def teach(plan: Plan, seed: int, data: GraphData) -> Run:
             f"teacher={source}: was trained on another dataset or split "
             f"({stored.choices.get('dataset')}); train one on this dataset and give its run folder"
         )
+    order, own = (p.config["hardware"].get("order", "source") for p in (stored, plan))
+    if order != own:
+        raise UsageError(
+            f"teacher={source}: numbers its nodes by hardware.order={order}, this run by "
+            f"hardware.order={own}; type hardware.order={order}"
+        )
     if not (source / f"seed-{seed}" / "record.json").exists():
         raise UsageError(
             f"teacher={source}: has no finished seed {seed}; another seed's teacher has seen "

@@ -52,6 +52,23 @@ def test_predictions_are_those_that_were_scored(run):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("order", ["degree", "rcm"])
+def test_nodes_numbered_anew_keep_their_names(run, order):
+    config = json.loads((run / "run/config.json").read_text())
+    changes = {"dataset": config["dataset"], "trainer": {"epochs": 3}}
+    trained = train(
+        toy({**changes, "hardware": {"order": order}}, dataset="custom"), run / "moved" / "run"
+    )
+    table = predict(run / "moved")
+    assert table["id"].tolist() != [f"n{k}" for k in range(24)]
+    assert set(table["id"]) == {f"n{k}" for k in range(24)}
+    truth = np.array(["yes" if int(name[1:]) % 2 else "no" for name in table["id"]])
+    for split in ("train", "valid", "test"):
+        rows = (table["split"] == split).to_numpy()
+        found = (table["prediction"].to_numpy() == truth)[rows].mean()
+        assert found == pytest.approx(trained[0].metric[split])
+
+
 def test_a_new_graph_is_prepared_as_the_old_one(run):
     new = ("dataset=custom", f"dataset.path={run}/new", "dataset.split=none")
     table = predict(run, *new)

@@ -239,6 +239,9 @@ def test_teacher_from_a_finished_run_and_refusals(tmp_path):
     other = toy({**changes, "dataset": {"nodes": 70}}, **options)
     with pytest.raises(UsageError, match="another dataset or split"):
         train(other, tmp_path / "other")
+    moved = toy({**changes, "hardware": {"order": "degree"}}, **options)
+    with pytest.raises(UsageError, match=r"numbers its nodes by .*; type hardware.order=source"):
+        train(moved, tmp_path / "moved")
 
 
 def test_a_teacher_is_trained_once_for_all_students_of_its_data_and_seed(tmp_path, monkeypatch):

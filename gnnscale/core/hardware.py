@@ -15,6 +15,8 @@ from gnnscale.core.errors import UsageError
 from gnnscale.core.traits import Component
 from gnnscale.core.values import Count, Whole
 
+Order = Literal["source", "degree", "rcm", "metis"]
+
 
 def cores() -> list[int]:
     """Cores this process may use."""
@@ -39,6 +41,8 @@ class Hardware(Component):
             state, aggregation, losses and scores stay float32.
         kernel: message-passing backend; auto takes the fastest measured one per product.
         workers: threads that sample ahead of training; results do not depend on it.
+        order: how the nodes of one graph are numbered: as the source has them, by degree, by
+            reverse Cuthill-McKee, or part by part of METIS; predictions keep the source's ids.
         pin: on CUDA, copy batches asynchronously from page-locked memory.
 
     Raises: UsageError if the device or a core is not there.
@@ -52,6 +56,7 @@ class Hardware(Component):
         precision: Literal["float32", "bfloat16"] = "float32",
         kernel: Literal["auto", "dgl", "numba", "torch", "dense"] = "auto",
         workers: Whole = 0,
+        order: Order = "source",
         pin: bool = True,
     ):
         self.device = _device(device)
@@ -62,7 +67,7 @@ class Hardware(Component):
             )
         self.affinity = ALL if affinity is None else sorted(set(affinity))
         self.threads = threads or min(len(self.affinity), _wished())
-        self.kernel, self.workers = kernel, workers
+        self.kernel, self.workers, self.order = kernel, workers, order
         self.dtype = torch.float32 if precision == "float32" else torch.bfloat16
         self.pin = pin and self.device.type == "cuda"
 
