@@ -1,11 +1,13 @@
 """Speed beside the peers, and the distance from what memory allows.
 
-usage: scripts/bench_speed.py GNNSCALE OUT [epochs] [precision] [products]
+usage: scripts/bench_speed.py GNNSCALE OUT [epochs] [precision] [products] [order]
 
 epochs     training epochs beside DGL's layers and, where GNNSCALE_PYG_PYTHON names an interpreter
            that has it, PyG's; EGC beside our GCN; peak memory of every side
 precision  our epochs with bfloat16 products beside float32
 products   sums over neighbours with and without weights beside a random gather of the same rows
+order      GCN's epoch with nodes numbered anew beside the source's order, here and on arxiv_2023
+           (GNNSCALE_DATA=DIR, if it is there)
 
 On the graph of heavy_tailed.py. What is in OUT already is not measured again. Prints markdown.
 REQUESTS=30 in the environment makes more pairs than 10.
@@ -17,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numba
@@ -30,6 +32,7 @@ from gnnscale.core.compiled import compiled
 from gnnscale.core.ops import BACKENDS
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.lanes import AHEAD, LINE, fetch
+from gnnscale.graph.order import ORDERS
 
 SHAPE = [
     "architecture.hidden=256", "architecture.depth=3", "architecture.norm=batch",
@@ -61,18 +64,19 @@ class Bench:
         if not graph.exists():
             out.mkdir(parents=True, exist_ok=True)
             write(graph)
+        self.data = ["dataset=custom", f"dataset.path={graph}"]
         self.words = [
-            "dataset=custom", f"dataset.path={graph}", "bench.workloads=[epoch]",
+            "bench.workloads=[epoch]",
             "bench.scopes=[end2end]", f"bench.requests={os.environ.get('REQUESTS', 10)}",
             "bench.seconds=0", "bench.warmup=2", "bench.warmup_s=0", "bench.limit_s=3600",
             "bench.roofline=false", *SHAPE,
         ]  # fmt: skip
 
-    def __call__(self, name: str, *words: str) -> dict:
-        """The file of a measurement, made if it is missing."""
+    def __call__(self, name: str, *words: str, data: Sequence[str] = ()) -> dict:
+        """The file of a measurement, made if it is missing; data: words of another dataset."""
         kept = self.out / f"{name}.json"
         if not kept.exists():
-            command = [self.gnnscale, "bench", *self.words, *words]
+            command = [self.gnnscale, "bench", *(data or self.data), *self.words, *words]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
             if done.returncode:
                 sys.exit(f"{name}: exit code {done.returncode}: {' '.join(command)}")
@@ -136,6 +140,19 @@ def precision(bench: Bench) -> None:
         say(row(model, "float32", found))
 
 
+def order(bench: Bench) -> None:
+    """Nodes numbered anew beside the source's order."""
+    head(*COLUMNS)
+    sets = {"heavy-tailed": (), "arxiv_2023": ("dataset=arxiv_2023", "dataset.download=false")}
+    for name, data in sets.items():
+        if data and not os.environ.get("GNNSCALE_DATA"):
+            continue
+        for how in ORDERS:
+            words = (*MODELS["GCN"], f"hardware.order={how}", "--vs", "hardware.order=source")
+            found = bench(f"order-{how}-{name}", *words, data=data)
+            say(row(f"GCN, {name}, {how}", "source", found))
+
+
 @compiled(parallel=True)
 def gather(indices, x, out):
     """Every edge's row copied onto the row of its place within a block: reads at random alone."""
@@ -192,7 +209,7 @@ def interleaved(work: list[Callable[[], object]]) -> Iterator[float]:
     return map(statistics.median, times)
 
 
-PARTS = {"epochs": epochs, "precision": precision, "products": products}
+PARTS = {"epochs": epochs, "precision": precision, "products": products, "order": order}
 
 
 def main() -> None:
