@@ -360,8 +360,9 @@ def build(
     meter = Meter(hardware.device)
     with meter.phase("load"):
         data = make("dataset").load(seed)
-    with meter.phase("prepare"):
-        data = ordered(data, hardware.order)
+    if hardware.order != "source":
+        with meter.phase("prepare"):
+            data = ordered(data, hardware.order)
     sampler = make("sampler")
     quantizer = make("quantization")
     if quantizer is not None:
