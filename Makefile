@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow test-processes lint format wheel-check bench-synthetic bench-datasets bench-speed bench-samplers bench-sampling bench-decoupled bench-memory bench-depth bench-distillation bench-integer bench-popcount bench-dense bench-blas bench-startup bench-growth bench-deep reproduce clean
+.PHONY: help install train test test-slow test-processes lint format wheel-check bench-synthetic bench-datasets bench-speed bench-samplers bench-sampling bench-decoupled bench-memory bench-depth bench-distillation bench-integer bench-popcount bench-dense bench-blas bench-startup bench-growth bench-accuracy bench-deep reproduce clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -90,6 +90,9 @@ bench-startup: install ## from the command to the first step, and what its impor
 
 bench-growth: install ## seconds per epoch and memory from 10^5 to 10^7 edges, a quarter of an hour
 	$(BIN)/python scripts/bench_growth.py $(BIN)/gnnscale runs/growth
+
+bench-accuracy: install ## seconds until a validation accuracy, beside DGL, hours (GNNSCALE_DATA=DIR)
+	$(BIN)/python scripts/bench_accuracy.py $(BIN)/gnnscale runs/accuracy
 
 bench-deep: install ## accuracy over depth on Cora; GA-MLPs on generated data, hours (GNNSCALE_DATA=DIR)
 	scripts/bench_deep.sh $(BIN)/gnnscale runs/deep
