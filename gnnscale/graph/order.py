@@ -67,7 +67,7 @@ def ordered(data: GraphData, order: Order) -> GraphData:
             "where they are; type hardware.order=source"
         )
     adj = data.graph
-    key = {"order": order, "graph": content(adj.indptr.numpy(), adj.indices.numpy())}
+    key = {"order": order, "part": PART, "graph": content(adj.indptr.numpy(), adj.indices.numpy())}
     found = cached(f"{data.name}-order", key, lambda: {"ids": ORDERS[order](adj).numpy()})
     ids = torch.from_numpy(np.array(found["ids"]))
     place = torch.empty_like(ids)

@@ -70,8 +70,8 @@ def test_everything_is_of_the_same_nodes(order, sparse):
         assert after.splits[name].equal(after.splits[name].sort().values)
     for values in ("weight", "edge"):
         theirs, ours = getattr(before, values), getattr(after, values)
-        for k in range(theirs.dim() and (1 if theirs.dim() == 1 else theirs.shape[1])):
-            was, now = (v if v.dim() == 1 else v[:, k] for v in (theirs, ours))
+        columns = (v.view(len(v), -1).unbind(1) for v in (theirs, ours))
+        for was, now in zip(*columns, strict=True):
             assert dense(after.graph, now).equal(dense(before.graph, was)[ids][:, ids])
     starts = after.graph.indptr[:-1].unique()
     falls = (after.graph.indices.diff() <= 0).nonzero().flatten() + 1
