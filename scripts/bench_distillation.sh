@@ -4,10 +4,13 @@
 # usage: scripts/bench_distillation.sh GNNSCALE OUT [SET ...]     (GNNSCALE_DATA says where the files are; SEEDS=2 for a trial)
 #
 # The same data, splits, optimizer and epochs for all; the student's own validation score picks the
-# epoch. A loss with a weight is run with three (the grid its papers state, or that of their kind);
-# the one with the best mean validation score is to be read, so no test label chooses anything:
+# epoch. A loss with a weight is run with three (the grid its papers state, or that of their kind) on
+# seeds 0 to 2; the one with the best mean validation score there is run on all seeds and is the one
+# that is read, so no test label chooses anything:
 #   scripts/distillation_table.py OUT
 set -u
+python=${PYTHON:-$(dirname "$1")/python}
+pilot=3
 gnnscale=$1
 out=$2
 shift 2
@@ -27,13 +30,31 @@ taught() {  # taught NAME TERM WORDS...: the student with a teacher
     one "$name" $student recipe=distill teacher.architecture=gat "$teacher" "distillation=$term" "$@"
 }
 
-logit_and_gcrd() {  # logit_and_gcrd STUDENT
-    for alpha in $alphas; do
-        taught "$1-logit-$alpha" logit "distillation.logit.alpha=$alpha" distillation.logit.temperature=2
+weighted() {  # weighted STUDENT LOSS WEIGHT: the student with a loss of this weight
+    local name=$1-$2-$3
+    case $2 in
+    logit) taught "$name" logit "distillation.logit.alpha=$3" distillation.logit.temperature=2 ;;
+    gcrd) taught "$name" gcrd "distillation.gcrd.weight=$3" "distillation.gcrd.samples=$samples" ;;
+    logit_gcrd)
+        taught "$name" '[logit,gcrd]' distillation.logit.temperature=2 "distillation.gcrd.weight=$3" \
+            "distillation.gcrd.samples=$samples"
+        ;;
+    *) taught "$name" "$2" "distillation.$2.weight=$3" ;;
+    esac
+}
+
+tuned() {  # tuned STUDENT LOSS WEIGHT...: the weights on some seeds, the one that validation prefers on all
+    local name=$1 loss=$2 all=$seeds weight best
+    shift 2
+    seeds=$((all < pilot ? all : pilot))
+    for weight in "$@"; do
+        weighted "$name" "$loss" "$weight"
     done
-    for weight in $small; do
-        taught "$1-gcrd-$weight" gcrd "distillation.gcrd.weight=$weight" "distillation.gcrd.samples=$samples"
-    done
+    seeds=$all
+    if [ $# -gt 1 ] && [ "$all" -gt "$pilot" ]; then
+        best=$("$python" "$(dirname "$0")/distillation_table.py" --chosen "$out" "$set" "$name" "$loss") || return
+        weighted "$name" "$loss" "$best"
+    fi
 }
 
 for set in "$@"; do
@@ -51,24 +72,21 @@ for set in "$@"; do
     for name in gcn mlp; do
         student="architecture=$name architecture.hidden=64 architecture.dropout=0.5"
         one "$name" $student
-        logit_and_gcrd "$name"
+        tuned "$name" logit $alphas
+        tuned "$name" gcrd $small
         taught "$name-soft_labels" soft_labels
         taught "$name-cpf" cpf
-        for weight in $large; do
-            for term in fitnet attention lsp gsp; do
-                taught "$name-$term-$weight" $term "distillation.$term.weight=$weight"
-            done
+        for loss in fitnet attention lsp gsp; do
+            tuned "$name" "$loss" $large
         done
-        for weight in $small; do
-            taught "$name-logit_gcrd-$weight" '[logit,gcrd]' distillation.logit.temperature=2 \
-                "distillation.gcrd.weight=$weight" "distillation.gcrd.samples=$samples"
-        done
+        tuned "$name" logit_gcrd $small
     done
     seeds=$((seeds < few ? seeds : few))
     for name in egc sign; do
         student="architecture=$name architecture.hidden=64 architecture.dropout=0.5"
         test "$name" = egc || student+=" sampler=precompute_sign"
         one "$name" $student
-        logit_and_gcrd "$name"
+        tuned "$name" logit $alphas
+        tuned "$name" gcrd $small
     done
 done

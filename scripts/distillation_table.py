@@ -1,8 +1,10 @@
 """What each distillation loss gained, from the runs of scripts/bench_distillation.sh.
 
 usage: scripts/distillation_table.py OUT [SET ...]
+       scripts/distillation_table.py --chosen OUT SET STUDENT LOSS     (the weight that is read)
 
-Of a loss that was run with several weights the one with the best mean validation score is read.
+Of a loss that was run with several weights the one is read whose mean validation score is best on
+the seeds that all of them have.
 Differences are of a student with the loss and the same student without, seed by seed; p-values of
 the paired t-test are Holm-adjusted over the losses of one student on one set.
 """
@@ -31,8 +33,10 @@ def spread(values: dict[int, float]) -> str:
 
 
 def chosen(runs: list[Path]) -> tuple[Path, str]:
-    """The run whose mean validation score is highest, and its weight."""
-    best = max(runs, key=lambda run: mean_std(list(scores(run, "valid").values()))[0])
+    """The run whose mean validation score is highest on the seeds that all have, and its weight."""
+    valid = {run: scores(run, "valid") for run in runs}
+    common = set.intersection(*(set(found) for found in valid.values()))
+    best = max(runs, key=lambda run: mean_std([valid[run][s] for s in common])[0])
     return best, best.name.split("-", 2)[2] if best.name.count("-") > 1 else "-"
 
 
@@ -69,7 +73,11 @@ def table(place: Path) -> list[str]:
 
 
 def main() -> None:
-    """Print the tables of the sets that were named, or of all."""
+    """Print the tables of the sets that were named, or of all; or one loss's weight."""
+    if sys.argv[1] == "--chosen":
+        out, name, student, loss = sys.argv[2:]
+        print(chosen(sorted((Path(out) / name).glob(f"{student}-{loss}-*")))[1])
+        return
     out = Path(sys.argv[1])
     for name in sys.argv[2:] or sorted(p.name for p in out.iterdir() if p.is_dir()):
         print(f"\n## {name}\n", *table(out / name), sep="\n")

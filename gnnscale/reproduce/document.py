@@ -1,20 +1,22 @@
-"""``docs/reproduction.md``, made of records alone: the same records give the same text."""
+"""``docs/reproduction.md``, made of records and kept figures alone: the same give the same text."""
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from gnnscale.catalog import Catalog
 from gnnscale.core.record import write_bytes
 from gnnscale.report.render import render
-from gnnscale.reproduce import show
+from gnnscale.reproduce import kept, show
 from gnnscale.reproduce.published import Table
-from gnnscale.reproduce.result import Result, Tables
+from gnnscale.reproduce.result import Ran, Result, Tables, baseline, ran
 from gnnscale.reproduce.verdict import FAILED, MISSED, REACHED, RULE
 
 HEAD = """\
 # Reproduction of published tables
 
-Written by `gnnscale reproduce --document {path}` from the records of its runs; do not edit. \
+Written by `gnnscale reproduce --document {path}` from the records of its runs, and from the \
+figures of earlier ones in the JSON beside it; do not edit. \
 `gnnscale reproduce table=NAME` runs a table, `make reproduce` everything that fits this machine, \
 and `gnnscale reproduce --list` tells every table with its sources.
 
@@ -31,18 +33,35 @@ NOT_RUN = ("table", "row", "what", "dataset", "published", "why not run here")
 def write(
     path: Path, root: Path, chosen: Sequence[Table], known: Tables, catalog: Catalog
 ) -> list[Result]:
-    """Write the document of all records below ``root``; the results that are in it."""
-    found = [r for t in chosen for r in show.results(root, t, t.rows, known, catalog)]
-    text = compose(str(path), root, chosen, found, catalog)
-    write_bytes(path, text.encode())
-    return [r for r in found if r.records or r.failed]
+    """Write the document of all records below ``root`` and of what it showed before; its results.
+
+    Raises UsageError if the figures beside it can't be read.
+    """
+    file = kept.load(kept.beside(path))
+
+    @cache
+    def shown(table: str, row: str) -> Ran:
+        here = ran(root, known[table], row, catalog)
+        return kept.better(here, kept.recall(file, known[table], row, catalog))
+
+    found = []
+    for table in chosen:
+        for name, row in table.rows.items():
+            home, other = baseline(table, name, known)
+            theirs = shown(home.name, other) if home else Ran()
+            base = {} if theirs.stale else theirs.scores
+            found.append(Result(table, name, row, shown(table.name, name), base))
+    done = [r for r in found if r.ran]
+    write_bytes(path, compose(str(path), root, chosen, found, catalog).encode())
+    kept.save(kept.beside(path), file, [(r.table, r.name, r.ran) for r in done])
+    return done
 
 
 def compose(
     path: str, root: Path, chosen: Sequence[Table], found: Sequence[Result], catalog: Catalog
 ) -> str:
     """The text."""
-    ran = [r for r in found if r.records or r.failed]
+    ran = [r for r in found if r.ran]
     parts = [
         HEAD.format(path=path, rule=RULE),
         "## In short\n",
@@ -76,13 +95,13 @@ def _short(ran: Sequence[Result], found: Sequence[Result]) -> Iterator[str]:
 
 def _machine(ran: Sequence[Result]) -> Iterator[str]:
     """Where and with what, every distinct answer once."""
-    about = [x.environment for r in ran for x in r.records]
+    about = [x for r in ran for x in r.ran.environments]
     if not about:
         return
     devices = sorted({_hardware(a) for a in about})
     versions = sorted({", ".join(f"{k} {v}" for k, v in a["versions"].items()) for a in about})
     revisions = sorted({str(a["revision"]) for a in about})
-    dates = sorted(r.started[:10] for r in ran if r.started)
+    dates = sorted(r.ran.started[:10] for r in ran if r.ran.started)
     yield f"- Hardware: {'; '.join(devices)}"
     yield f"- Versions: {'; '.join(versions)}"
     yield f"- Revision of gnnscale: {', '.join(revisions)}"
@@ -90,6 +109,10 @@ def _machine(ran: Sequence[Result]) -> Iterator[str]:
         yield f"- Runs began: {' to '.join(dict.fromkeys((dates[0], dates[-1])))}"
     yield "- Seconds per epoch are medians over the epochs, averaged over the seeds; they say what"
     yield "  a row costs here and are no benchmark, since rows run side by side.\n"
+
+
+def _device(a: dict) -> str:
+    return a["cpu"] if a["device"] == "cpu" else a["device"]
 
 
 def _hardware(a: dict) -> str:
@@ -108,15 +131,23 @@ def _conditions(mine: Sequence[Result]) -> Iterator[str]:
             if row.judged
             else f"not judged: {row.why}",
             f"experiment={row.experiment}",
+            *_ran_on(r.ran),
         ]
         yield f"{r.name}: {'; '.join(parts)}"
+
+
+def _ran_on(ran: Ran) -> Iterator[str]:
+    """When and where a row ran, as far as known."""
+    where = ", ".join(dict.fromkeys(_device(a) for a in ran.environments))
+    if said := " on ".join(filter(None, (ran.started[:10], where))):
+        yield said
 
 
 def _not_run(root: Path, found: Sequence[Result], catalog: Catalog) -> Iterator[str]:
     lines = [
         [r.table.name, r.name, r.row.label, r.row.dataset, r.row.published.text(),
          show.state(root, r.table, r.name, catalog)]
-        for r in found if not r.records and not r.failed
+        for r in found if not r.ran
     ]  # fmt: skip
     if lines:
         yield render([show.grid(f"{len(lines)} rows", NOT_RUN, lines)], "markdown")

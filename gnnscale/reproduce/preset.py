@@ -1,7 +1,7 @@
 """Whether a run folder was made by the preset as it is now."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +30,52 @@ def differing(where: Path, row: Row, catalog: Catalog, strict: bool = False) -> 
     path = where / "config.json"
     if not path.exists():
         return []
+    return unlike(_flat(json.loads(path.read_text())), row, catalog, strict)
+
+
+def changed(where: Path, row: Row, catalog: Catalog) -> dict[str, Any]:
+    """What a run folder was composed to, by dotted keys, less what are the defaults of the row's
+    options now; every ``_target_`` stays, so that another option is told from this one.
+    """
+    path = where / "config.json"
+    if not path.exists():
+        return {}
+    _, default = _composed(row, catalog)
     stored = _flat(json.loads(path.read_text()))
+    return {
+        key: value for key, value in stored.items()
+        if _counts(key) and (key.endswith("_target_") or value != default(key))
+    }  # fmt: skip
+
+
+def unlike(
+    stored: Mapping[str, Any], row: Row, catalog: Catalog, strict: bool = False
+) -> list[str]:
+    """``differing`` of settings by dotted keys."""
+    wanted, default = _composed(row, catalog)
+    found = []
+    for key in sorted(stored.keys() | wanted.keys()):
+        mine, now = stored.get(key, ABSENT), wanted.get(key, ABSENT)
+        same = mine == now or (not strict and key not in stored and now == default(key))
+        if not same and _counts(key):
+            found.append(key)
+    return found
+
+
+def _composed(row: Row, catalog: Catalog) -> tuple[dict[str, Any], Callable[[str], Any]]:
+    """(a row's composition by dotted keys, the default of a key among the row's options)."""
     composed, choices = compose.compose(normalise(words(row), catalog), catalog)
-    wanted = _flat(composed)
 
     def default(key: str) -> Any:
         group, _, name = key.partition(".")
         option = catalog.options(group).get(str(choices.get(group)))
         return ABSENT if option is None else option.content.get(name, ABSENT)
 
-    found = []
-    for key in sorted(stored.keys() | wanted.keys()):
-        mine, now = stored.get(key, ABSENT), wanted.get(key, ABSENT)
-        same = mine == now or (not strict and key not in stored and now == default(key))
-        if not same and key.split(".")[0] not in FREE and key not in PLACES:
-            found.append(key)
-    return found
+    return _flat(composed), default
+
+
+def _counts(key: str) -> bool:
+    return key.split(".")[0] not in FREE and key not in PLACES
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -5,12 +5,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gnnscale.catalog import Catalog
 from gnnscale.core.errors import UsageError
 from gnnscale.core.record import Record
+from gnnscale.reproduce.preset import changed, differing
 from gnnscale.reproduce.published import Row, Table
 from gnnscale.reproduce.state import missing
+from gnnscale.reproduce.summary import Summary
 from gnnscale.reproduce.verdict import UNJUDGED, Verdict, judge
 
 ROOT = Path("runs/reproduce")
@@ -18,48 +21,60 @@ Tables = Mapping[str, Table]
 
 
 @dataclass
-class Result:
-    """A row with its finished and failed seeds, and the scores of its baseline by seed.
+class Ran:
+    """What is known of a row's runs.
 
-    started: when the run began. stale: keys in which the records' composition is not the row's.
+    seeds: the finished ones. scores: their test scores, in the row's unit. failed: seeds. started:
+    when the run began. epoch_s: median seconds per epoch, averaged over the seeds. environments:
+    every distinct one of the records. stale: keys in which the runs' composition is not the row's.
+    experiment, settings: what that was, see ``preset.changed``. stated, gap: where only these are
+    left of the scores and of their differences from the baseline.
     """
+
+    seeds: list[int] = field(default_factory=list)
+    scores: dict[int, float] = field(default_factory=dict)
+    failed: list[int] = field(default_factory=list)
+    started: str = ""
+    epoch_s: float | None = None
+    environments: list[dict[str, Any]] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    experiment: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    stated: Summary | None = None
+    gap: Summary | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.seeds or self.failed)
+
+
+@dataclass
+class Result:
+    """A row, what is known of its runs, and its baseline's scores by seed."""
 
     table: Table
     name: str
     row: Row
-    records: list[Record]
-    failed: list[int]
-    started: str = ""
+    ran: Ran
     baseline: dict[int, float] = field(default_factory=dict)
-    stale: list[str] = field(default_factory=list)
 
     @property
-    def scores(self) -> list[float]:
-        """Test scores by seed, in the row's unit."""
-        return [self.row.scale * r.metric["test"] for r in self.records]
+    def ours(self) -> Summary | None:
+        """Of the test scores."""
+        return self.ran.stated or Summary.of(list(self.ran.scores.values()))
 
     @property
-    def differences(self) -> list[float]:
-        """Ours minus the baseline's on the seeds that both have."""
-        pairs = zip(self.records, self.scores, strict=True)
-        return [score - self.baseline[r.seed] for r, score in pairs if r.seed in self.baseline]
+    def gap(self) -> Summary | None:
+        """Of ours minus the baseline's on the seeds that both have."""
+        common = self.ran.scores.keys() & self.baseline.keys()
+        found = [self.ran.scores[s] - self.baseline[s] for s in sorted(common)]
+        return Summary.of(found, test=True) or self.ran.gap
 
     @property
     def verdict(self) -> Verdict:
         """By the rule."""
-        if self.stale:
-            return Verdict(UNJUDGED, f"of another version of the preset ({_few(self.stale)})")
-        return judge(self.row, self.scores, self.failed, self.differences or None)
-
-    def epoch_s(self) -> float | None:
-        """Median seconds per epoch, averaged over the seeds."""
-        known = [r.time_s["epoch_median"] for r in self.records]
-        known = [s for s in known if s is not None]
-        return statistics.mean(known) if known else None
-
-    def seed_s(self) -> float | None:
-        """Seconds per seed, preparation and evaluation included, averaged over the seeds."""
-        return statistics.mean(r.time_s["total"] for r in self.records) if self.records else None
+        if self.ran.stale:
+            return Verdict(UNJUDGED, f"of another version of the preset ({_few(self.ran.stale)})")
+        return judge(self.row, self.ours, self.ran.failed, self.gap)
 
 
 def folder(root: Path, table: str, row: str) -> Path:
@@ -76,52 +91,62 @@ def result(root: Path, table: Table, name: str, known: Tables, catalog: Catalog)
 
     Raises UsageError if a record is scored by another metric than the table states.
     """
-    row = table.rows[name]
-    where = folder(root, table.name, name)
-    found = _read(where, row, f"table={table.name} row={name}")
-    stale = _stale(where, row, catalog) if found[0] else []
-    base: dict[int, float] = {}
-    if row.against is not None:
-        elsewhere, _, other = row.against.row.rpartition("/")
-        home = known.get(elsewhere or table.name)
-        if home is None or other not in home.rows:
-            raise UsageError(f"table={table.name} row={name}: against={row.against.row} is no row")
-        theirs = home.rows[other]
-        place = folder(root, home.name, other)
-        done, _, _ = _read(place, theirs, row.against.row)
-        if done and not _stale(place, theirs, catalog):
-            base = {r.seed: theirs.scale * r.metric["test"] for r in done}
-    records, failed, started = found
-    return Result(table, name, row, records, failed, started, base, stale)
+    found = ran(root, table, name, catalog)
+    home, other = baseline(table, name, known)
+    theirs = ran(root, home, other, catalog) if home else Ran()
+    return Result(table, name, table.rows[name], found, {} if theirs.stale else theirs.scores)
 
 
-def _stale(where: Path, row: Row, catalog: Catalog) -> list[str]:
-    from gnnscale.reproduce.preset import differing
+def baseline(table: Table, name: str, known: Tables) -> tuple[Table | None, str]:
+    """Table and name of the row that a row is compared with. Raises UsageError if there is none."""
+    against = table.rows[name].against
+    if against is None:
+        return None, ""
+    elsewhere, _, other = against.row.rpartition("/")
+    home = known.get(elsewhere or table.name)
+    if home is None or other not in home.rows:
+        raise UsageError(f"table={table.name} row={name}: against={against.row} is no row")
+    return home, other
 
-    if missing(row, catalog):
-        return ["the preset is gone"]
-    return differing(where, row, catalog)
 
+def ran(root: Path, table: Table, name: str, catalog: Catalog) -> Ran:
+    """What is known of a row from its folder.
 
-def _read(where: Path, row: Row, said: str) -> tuple[list[Record], list[int], str]:
-    """(records by seed, failed seeds, when the run began)."""
-    records = [Record.load(p) for p in where.glob("seed-*/record.json")]
-    records.sort(key=lambda r: r.seed)
+    Raises UsageError if a record is scored by another metric than the table states.
+    """
+    row, where = table.rows[name], folder(root, table.name, name)
+    records = sorted((Record.load(p) for p in where.glob("seed-*/record.json")),
+                     key=lambda r: r.seed)  # fmt: skip
     for record in records:
         if record.metric["name"] != row.metric:
             raise UsageError(
-                f"{said}: {where} is scored by {record.metric['name']}, the table states "
-                f"{row.metric}; correct the table"
+                f"table={table.name} row={name}: {where} is scored by {record.metric['name']}, "
+                f"the table states {row.metric}; correct the table"
             )
-    done = {r.seed for r in records}
+    scores = {r.seed: row.scale * r.metric["test"] for r in records}
     failed = []
     for path in where.glob("seed-*/status.json"):
         seed = int(path.parent.name.removeprefix("seed-"))
-        if seed not in done and json.loads(path.read_text())["state"] == "failed":
+        if seed not in scores and json.loads(path.read_text())["state"] == "failed":
             failed.append(seed)
     about = where / "run.json"
     started = json.loads(about.read_text()).get("started", "") if about.exists() else ""
-    return records, sorted(failed), started
+    epochs = [s for r in records if (s := r.time_s["epoch_median"]) is not None]
+    environments: list[dict[str, Any]] = []
+    for r in records:
+        if r.environment not in environments:
+            environments.append(r.environment)
+    found = Ran(
+        seeds=list(scores), scores=scores, failed=sorted(failed), started=started,
+        epoch_s=statistics.mean(epochs) if epochs else None, environments=environments,
+        experiment=row.experiment,
+    )  # fmt: skip
+    if records and missing(row, catalog):
+        found.stale = ["the preset is gone"]
+    elif records:
+        found.stale = differing(where, row, catalog)
+        found.settings = changed(where, row, catalog)
+    return found
 
 
 def unfinished(root: Path, table: str, name: str, seeds: Sequence[int]) -> list[int]:

@@ -1,6 +1,5 @@
 """Tables as cells: what is known (``--list``), and what was reached."""
 
-import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from gnnscale.report.table import Table as Grid
 from gnnscale.reproduce.published import Row, Table
 from gnnscale.reproduce.result import Result, Tables, result, unfinished
 from gnnscale.reproduce.state import GENERATED, data, missing
+from gnnscale.reproduce.summary import Summary
 
 FORMATS = ("table", "markdown", "csv", "latex")
 KNOWN = ("row", "what", "dataset", "metric", "published", "verified by", "tolerance",
@@ -104,29 +104,22 @@ def outcome(found: Sequence[Result], form: str, notes: Sequence[str] = ()) -> st
 
 def cells(r: Result) -> list[str]:
     """One line of ``REACHED``."""
-    p, n = r.row.published, len(r.records)
+    p, ours, epoch = r.row.published, r.ours, r.ran.epoch_s
     digits = 3 if r.row.lower else 2
-    gap = statistics.mean(r.scores) - p.value if n and p.value is not None else None
-    epoch = r.epoch_s()
+    gap = ours.mean - p.value if ours and p.value is not None else None
     arrow = "↓" if r.row.lower else "↑"
     return [
         r.name, r.row.dataset, f"{r.row.metric} {arrow}", p.text(),
-        spread(r.scores, digits) if n else "-",
+        ours.text(digits) if ours else "-",
         "-" if gap is None else f"{gap:+.{digits}f}",
-        _of(n, p.n), r.verdict.text(),
-        "-" if epoch is None else f"{epoch:.4f}", seed_text([x.seed for x in r.records]),
+        _of(ours.n if ours else 0, p.n), r.verdict.text(),
+        "-" if epoch is None else f"{epoch:.4f}", seed_text(r.ran.seeds),
     ]  # fmt: skip
 
 
 def _of(n: int, published: int | None) -> str:
     """Our n, and theirs where it is known."""
     return str(n) if published is None else f"{n} ({published})"
-
-
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Mean ± sample standard deviation; one value has no spread."""
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def seed_text(seeds: Sequence[int]) -> str:
@@ -138,23 +131,18 @@ def seed_text(seeds: Sequence[int]) -> str:
 
 def comparison(r: Result) -> str:
     """Our difference to our baseline, seed by seed, with a paired t-test; "" without one."""
-    if r.row.against is None or not r.records:
+    if r.row.against is None or not r.ran.seeds:
         return ""
-    where = f"{r.name} - {r.row.against.row}"
-    values = r.differences
-    if not values:
+    where, gap = f"{r.name} - {r.row.against.row}", r.gap
+    if gap is None:
         return f"{where}: that row has not run on these seeds"
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return f"{where}: {mean:+.2f} (n = 1)"
-    text = f"{where}: {mean:+.2f} ± {statistics.stdev(values):.2f} seed by seed (n = {len(values)}"
-    return f"{text}, {_significance(values)})"
+    if gap.std is None:
+        return f"{where}: {gap.mean:+.2f} (n = 1)"
+    text = f"{where}: {gap.mean:+.2f} ± {gap.std:.2f} seed by seed (n = {gap.n}"
+    return f"{text}, {_significance(gap)})"
 
 
-def _significance(values: Sequence[float]) -> str:
-    from scipy.stats import ttest_1samp
-
-    if statistics.stdev(values) == 0:
+def _significance(gap: Summary) -> str:
+    if gap.p is None:
         return "always the same"
-    p = float(ttest_1samp(values, 0.0).pvalue)
-    return "paired t-test p < 0.001" if p < 0.001 else f"paired t-test p = {p:.3f}"
+    return "paired t-test p < 0.001" if gap.p < 0.001 else f"paired t-test p = {gap.p:.3f}"

@@ -30,7 +30,8 @@ gnnscale reproduce --list [table=NAME] [--format FORMAT]
 gnnscale reproduce --document FILE.md [out=DIR]
 
 Runs what is missing of a published table, then prints published | ours | difference | n | verdict.
-The same command goes on where it was stopped.
+The same command goes on where it was stopped. The document's figures are also written to FILE.json,
+from which the next one takes the rows that ran elsewhere.
 
   table=gcn  table=gcn,gat  table=all   which; --list tells all
   rows=cora,citeseer         some of its rows (of one table)

@@ -1,11 +1,11 @@
 """The rule by which a row is judged, and the words for what it says."""
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gnnscale.reproduce.published import Row
+from gnnscale.reproduce.summary import Summary
 
 RULE = """\
 A row is reached if the mean of our seeds is at least the published value minus the tolerance \
@@ -48,37 +48,34 @@ def reaches(row: Row, mean: float, bound: float) -> bool:
 
 
 def judge(
-    row: Row,
-    scores: Sequence[float],
-    failed: Sequence[int] = (),
-    differences: Sequence[float] | None = None,
+    row: Row, ours: Summary | None, failed: Sequence[int] = (), gap: Summary | None = None
 ) -> Verdict:
     """The verdict on a row.
 
     Args:
-        row: what was promised. scores: of our finished seeds, in the row's unit. failed: seeds.
-        differences: ours minus our baseline's, seed by seed; None if there is no baseline run.
+        row: what was promised. ours: of our finished seeds' scores, in the row's unit; None if none
+            has finished. failed: seeds. gap: of ours minus our baseline's, seed by seed; None if
+            that has not run.
     """
-    n = len(scores)
     if failed:
         return Verdict(FAILED, f"seed {', '.join(map(str, failed))}")
-    if not n:
+    if ours is None:
         return Verdict(NOTHING)
-    if any(not math.isfinite(s) for s in scores):
+    if not math.isfinite(ours.mean):
         return Verdict(FAILED, "a score is not finite")
-    few = [] if not row.published.n or n >= row.published.n else [f"n = {n} < {row.published.n}"]
+    n, wanted = ours.n, row.published.n
+    few = [] if not wanted or n >= wanted else [f"n = {n} < {wanted}"]
     if not row.judged:
         return Verdict(UNJUDGED, "; ".join([row.why, *few]))
     said, good = [], True
     bound = limit(row, n)
     if bound is not None:
-        good = reaches(row, statistics.mean(scores), bound)
+        good = reaches(row, ours.mean, bound)
         said.append(f"{'at most' if row.lower else 'at least'} {bound:.4g} wanted")
     if row.against is not None and row.against.within is not None:
         where = f"within {row.against.within:g} of {row.against.row}"
-        if not differences:
+        if gap is None:
             return Verdict(UNJUDGED, f"{where} is wanted, and that row has not run")
-        good &= reaches(row, statistics.mean(differences),
-                        row.against.within if row.lower else -row.against.within)  # fmt: skip
+        good &= reaches(row, gap.mean, row.against.within if row.lower else -row.against.within)
         said.append(f"{where} wanted")
     return Verdict(REACHED if good else MISSED, "; ".join([*said, *few]))

@@ -1,10 +1,12 @@
 import copy
 import json
+import shutil
 from dataclasses import asdict
 
 import pytest
 from toys import TABLE, write
 
+from gnnscale.core.errors import UsageError
 from gnnscale.core.record import Record, write_json
 from gnnscale.reproduce.preset import differing
 from gnnscale.reproduce.published import tables
@@ -66,6 +68,66 @@ def test_the_same_records_give_the_same_document(reproduce, here, config):
     ):
         assert part in text
     assert str(here) not in text, "a document has no paths of one machine"
+
+
+def test_what_ran_elsewhere_stays_in_the_document(reproduce, here, config):
+    pretend(here, "a", [0.5, 0.6], config("a"))
+    pretend(here, "b", [0.4, 0.3], config("b"))
+    reproduce("--document", "out.md")
+    text, figures = (here / "out.md").read_text(), (here / "out.json").read_text()
+    shutil.rmtree(here / "runs")
+    reproduce("--document", "out.md")
+    assert (here / "out.md").read_text() == text, "the figures alone give the same text"
+    assert (here / "out.json").read_text() == figures
+    assert str(here) not in figures
+
+    # fewer seeds here change nothing; as many take their place, also as the other's baseline
+    pretend(here, "a", [0.9], config("a"))
+    reproduce("--document", "out.md")
+    assert (here / "out.md").read_text() == text
+    pretend(here, "a", [0.9, 0.7], config("a"))
+    reproduce("--document", "out.md")
+    text = (here / "out.md").read_text()
+    assert "| 80.00 ± 14.14 |" in text
+    assert "- b - a: -45.00 ± 7.07 seed by seed (n = 2, paired t-test p = 0.070)" in text
+    assert "2 have run" in text
+
+
+def test_kept_figures_of_another_version_of_the_preset_are_told(reproduce, here, config):
+    pretend(here, "a", [0.5, 0.6], config("a"))
+    pretend(here, "b", [0.4, 0.3], config("b"))
+    reproduce("--document", "out.md")
+    shutil.rmtree(here / "runs")
+    preset = here / "gnnscale_conf/experiment/toy.yaml"
+    preset.write_text(preset.read_text().replace("epochs: 2", "epochs: 3"))
+    reproduce("--document", "out.md")
+    text = (here / "out.md").read_text()
+    assert text.count("of another version of the preset (trainer.epochs)") == 2
+    # a run of the new version takes its place, though of fewer seeds
+    pretend(here, "a", [0.9], config("a"))
+    reproduce("--document", "out.md")
+    assert "| 90.00 | +89.00 | 1 (5) | reached" in (here / "out.md").read_text()
+
+
+def test_figures_whose_seeds_are_not_known_are_judged_by_their_mean(reproduce, here):
+    entry = {"experiment": "toy", "metric": "accuracy", "seeds": [0, 1, 2]}
+    rows = {
+        "toy/a": entry | {"stated": {"n": 3, "mean": 55.0, "std": 7.0}},
+        "toy/b": entry | {"stated": {"n": 3, "mean": 35.0, "std": 7.0},
+                          "gap": {"n": 3, "mean": -20.0, "std": 14.0, "p": 0.2951}},
+    }  # fmt: skip
+    write_json(here / "out.json", {"rows": rows})
+    reproduce("--document", "out.md")
+    text = (here / "out.md").read_text()
+    assert "| 55.00 ± 7.00 | +54.00 | 3 (5) | reached: at least 0 wanted; n = 3 \\< 5 | - |" in text
+    assert "- b - a: -20.00 ± 14.00 seed by seed (n = 3, paired t-test p = 0.295)" in text
+
+
+def test_figures_that_cannot_be_read_are_refused_and_left_alone(reproduce, here):
+    (here / "out.json").write_text('{"rows": {"toy/a": {"metric": 1}}}')
+    with pytest.raises(UsageError, match=r"out\.json: rows\.toy/a\.experiment: .*restore it"):
+        reproduce("--document", "out.md")
+    assert not (here / "out.md").exists()
 
 
 def test_a_score_by_another_metric_is_refused(reproduce, here, config):

@@ -1,7 +1,13 @@
 import pytest
 
+from gnnscale.reproduce import verdict
 from gnnscale.reproduce.published import Row
-from gnnscale.reproduce.verdict import judge, limit
+from gnnscale.reproduce.summary import Summary
+from gnnscale.reproduce.verdict import limit
+
+
+def judge(row, scores, failed=(), differences=None):
+    return verdict.judge(row, Summary.of(scores), failed, Summary.of(differences or []))
 
 
 def row(**changes):
@@ -54,8 +60,7 @@ def test_fewer_seeds_than_published_are_told():
 
 
 def test_a_failed_seed_is_never_reached_whatever_the_others_say():
-    verdict = judge(row(), [99.0, 99.0], failed=[7])
-    assert verdict.text() == "failed: seed 7"
+    assert judge(row(), [99.0, 99.0], failed=[7]).text() == "failed: seed 7"
 
 
 def test_what_is_not_judged_says_why_and_what_has_not_run_says_so():
