@@ -20,6 +20,7 @@ from gnnscale.dataset._base import Dataset, _code
 from gnnscale.dataset._files import Remote, fingerprint, locate
 from gnnscale.dataset._splits import fold_split, share_split
 from gnnscale.graph.simple import simple
+from gnnscale.graph.whole import some_graphs
 
 PARTS = ("train", "valid", "test")
 
@@ -66,7 +67,8 @@ class GraphSet(Dataset):
         train, valid: shares of the graphs, for ``split=shares``; the rest tests.
         split_seed: of the partition into folds, or of the draw of shares; None: 0 for folds, which
             all seeds must share, else the run's seed.
-        subset: keep so many graphs, drawn from each part of the split in proportion by seed 0.
+        subset: keep so many graphs, drawn from each part of the split in proportion by seed 0; the
+            others are not there at all.
     """
 
     root: str | None = None
@@ -157,7 +159,7 @@ class GraphSet(Dataset):
         if self.subset is not None:
             splits = self._part(splits)
             facts["subset"] = sum(map(len, splits.values()))
-        return GraphData(
+        data = GraphData(
             name=self.title,
             graph=Adjacency(torch.from_numpy(a["indptr"]), torch.from_numpy(a["indices"]), nodes),
             x=torch.from_numpy(a["x"]),
@@ -171,6 +173,10 @@ class GraphSet(Dataset):
             categories=tuple(a["categories"]),
             edge_categories=tuple(a["edge_categories"]),
         )
+        if self.subset is None:
+            return data
+        part = some_graphs(data, torch.cat(list(splits.values())).sort().values)
+        return part.with_(facts={**facts, "graphs": part.items, "edges": part.graph.n_edges // 2})
 
     def _split(self, a: Mapping[str, Any], y: Tensor, seed: int) -> dict[str, Tensor]:
         drawn = seed if self.split_seed is None else self.split_seed

@@ -8,6 +8,7 @@ from gnnscale.core.data import GraphData
 from gnnscale.core.hop import Need
 from gnnscale.graph.induce import induce
 from gnnscale.graph.norm import whole_hop
+from gnnscale.graph.pieces import ranges
 
 
 def whole_batch(data: GraphData, need: Need) -> Batch:
@@ -44,3 +45,24 @@ def training_graph(data: GraphData) -> tuple[GraphData, Tensor]:
         splits={name: rows[rows >= 0].sort().values for name, rows in splits.items()},
     )
     return cut, ids
+
+
+def some_graphs(data: GraphData, chosen: Tensor) -> GraphData:
+    """Graphs ``chosen``, ascending, with the splits among them; ``names`` keep the source's ids."""
+    assert data.offsets is not None
+    sizes = (data.offsets[1:] - data.offsets[:-1])[chosen]
+    nodes = ranges(data.offsets[chosen], sizes)
+    graph = induce(data.graph, nodes)
+    place = torch.full((data.items,), -1, dtype=torch.int64)
+    place[chosen] = torch.arange(len(chosen))
+    splits = {name: place[ids] for name, ids in data.splits.items()}
+    return data.with_(
+        graph=graph,
+        x=data.x[nodes],
+        y=data.y[chosen],
+        splits={name: ids[ids >= 0] for name, ids in splits.items()},
+        offsets=torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]),
+        weight=None if data.weight is None else data.weight[graph.edges],
+        edge=None if data.edge is None else data.edge[graph.edges],
+        names=chosen.numpy() if data.names is None else data.names[chosen.numpy()],
+    )

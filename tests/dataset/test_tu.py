@@ -134,9 +134,26 @@ def test_subset_keeps_every_part_in_proportion():
     whole = TU(root=root, name="NCI1").load(0)
     part = TU(root=root, name="NCI1", subset=500).load(0)
     for name, ids in part.splits.items():
-        assert set(ids.tolist()) <= set(whole.splits[name].tolist())
+        assert set(part.names[ids].tolist()) <= set(whole.splits[name].tolist())
         assert len(ids) == pytest.approx(500 * len(whole.splits[name]) / 4110, abs=1)
-    assert part.facts["subset"] == sum(map(len, part.splits.values()))
+    total = sum(map(len, part.splits.values()))
+    assert part.facts["subset"] == part.facts["graphs"] == part.items == total
+
+
+def test_graphs_of_a_subset_are_those_of_the_whole():
+    root = real("tu/NCI1")
+    whole, part = TU(root=root, name="NCI1").load(0), TU(root=root, name="NCI1", subset=50).load(0)
+    assert part.facts["edges"] == part.graph.n_edges // 2 < whole.graph.n_edges // 2
+
+    def graph(data, g):
+        first, last = data.offsets[g].item(), data.offsets[g + 1].item()
+        low, high = data.graph.indptr[first].item(), data.graph.indptr[last].item()
+        edges = data.graph.indices[low:high] - first, data.graph.dst[low:high] - first
+        return [data.x[first:last], data.y[g], *edges]
+
+    for g, source in enumerate(part.names):
+        for ours, theirs in zip(graph(part, g), graph(whole, int(source)), strict=True):
+            assert torch.equal(ours, theirs)
     with pytest.raises(UsageError, match=r"dataset\.subset=2: .*choose 3 to 4110"):
         TU(root=root, name="NCI1", subset=2).load(0)
 
