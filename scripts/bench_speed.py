@@ -45,9 +45,9 @@ MODELS = {
     "GAT, 4 x 64": ["architecture=gat", "architecture.heads=4", "architecture.attention_dropout=0"],
 }
 EGC = {
-    "EGC-S, 8 heads, 4 bases": ["architecture=egc", *BARE],
+    "EGC-S, 8 heads, 4 bases": ["architecture=egc", *BARE, "architecture.out_heads=8"],
     "EGC-M, 4 heads, 4 bases": [
-        "architecture=egc", *BARE, "architecture.heads=4",
+        "architecture=egc", *BARE, "architecture.heads=4", "architecture.out_heads=4",
         "architecture.aggregators=[symadd,max,mean]",
     ],
 }  # fmt: skip

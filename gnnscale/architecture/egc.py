@@ -69,10 +69,12 @@ class EGC(Stack):
     arXiv:2104.01481. The paper's network: linear stem, blocks x + dropout(relu(bn(conv(x)))), head.
 
     Args:
-        heads: H, must divide hidden. bases: B. aggregators: of symadd, add, mean, max, min, var,
-            std. self_loops: symadd or all. Others: ``Stack``.
+        heads: H, must divide hidden. out_heads: those of a last layer that gives the logits itself
+            (``stem=False``), concatenated as all others are. bases: B. aggregators: of symadd, add,
+            mean, max, min, var, std. self_loops: symadd or all. Others: ``Stack``.
 
-    Raises: UsageError if heads does not divide hidden, or if aggregators is empty or repeats one.
+    Raises: UsageError if heads does not divide hidden or out_heads the classes, or if aggregators
+        is empty or repeats one.
     """
 
     depth: Count = 3
@@ -81,6 +83,7 @@ class EGC(Stack):
     residual: bool = True
     stem: bool = True
     heads: Count = 8
+    out_heads: Count = 1
     bases: Count = 4
     aggregators: list[Aggregator] = field(default_factory=lambda: ["symadd"])
     self_loops: Literal["symadd", "all"] = "symadd"
@@ -100,11 +103,18 @@ class EGC(Stack):
                 "e.g. architecture.aggregators=[symadd,max,mean]"
             )
         divisible("architecture.hidden", self.hidden, "architecture.heads", self.heads)
+        classes = self.shape.classes
+        if not self.stem and classes % self.out_heads:
+            fit = [str(h) for h in range(1, classes + 1) if classes % h == 0]
+            raise UsageError(
+                f"architecture.out_heads={self.out_heads}: must divide the {classes} classes; "
+                f"valid: {', '.join(fit)}"
+            )
         operator: Literal["sym", "none"] = "sym" if "symadd" in names else "none"
         loops: Literal["diag", "edges", "none"] = "diag" if operator == "sym" else "none"
         return Need(self.depth, operator, "edges" if self.self_loops == "all" else loops)
 
     def conv(self, d_in: int, d_out: int, last: bool) -> nn.Module:
         """One layer's."""
-        heads = 1 if last else self.heads
+        heads = self.out_heads if last else self.heads
         return EGConv(d_in, d_out, heads, self.bases, tuple(self.aggregators))

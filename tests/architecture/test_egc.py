@@ -158,6 +158,9 @@ def test_model_without_a_stem(check_model):
     check_model(lambda shape: EGC(shape, hidden=8, heads=2, stem=False, residual=False, depth=2))
     last = EGC(Shape(5, 3), hidden=8, heads=2, stem=False, depth=2).layers[-1].conv
     assert (last.heads, last.size) == (1, 3)
+    last = EGC(Shape(5, 6), hidden=8, heads=2, out_heads=3, stem=False, depth=2).layers[-1].conv
+    assert (last.heads, last.size) == (3, 2)
+    assert last.weight.shape == (8, 4 * 2)
 
 
 def test_network_is_the_papers(sixty):
@@ -188,6 +191,9 @@ def test_refusals():
         match=r"architecture\.hidden=10: must be divisible by architecture\.heads=4; .*=12",
     ):
         EGC(Shape(5, 3), hidden=10, heads=4)
+    with pytest.raises(UsageError, match="out_heads=4: must divide the 6 .* 1, 2, 3, 6"):
+        EGC(Shape(5, 6), out_heads=4, stem=False)
+    EGC(Shape(5, 6), out_heads=4)  # the last layer gives no logits there
     for names in (["max", "max"], ["symadd", "add", "symadd"], []):
         with pytest.raises(UsageError, match=r"architecture\.aggregators=\[.*none twice"):
             EGC(Shape(5, 3), aggregators=names)
