@@ -191,7 +191,7 @@ def test_refusals():
         match=r"architecture\.hidden=10: must be divisible by architecture\.heads=4; .*=12",
     ):
         EGC(Shape(5, 3), hidden=10, heads=4)
-    with pytest.raises(UsageError, match="out_heads=4: must divide the 6 .* 1, 2, 3, 6"):
+    with pytest.raises(UsageError, match=r"out_heads=4: must divide the 6 .* 1, 2, 3, 6"):
         EGC(Shape(5, 6), out_heads=4, stem=False)
     EGC(Shape(5, 6), out_heads=4)  # the last layer gives no logits there
     for names in (["max", "max"], ["symadd", "add", "symadd"], []):
