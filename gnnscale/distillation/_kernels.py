@@ -13,24 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.core.ops.ends import Base, ends
+
 Similarity = Literal["l1_exp", "linear", "poly", "rbf", "cosine", "cosine_poly", "l2"]
 LEAST = 1e-12
 """Squared distances below it count as it, where a root or its gradient would not be finite."""
-
-
-def l1(a: Tensor, b: Tensor) -> Tensor:
-    """||a - b||_1 over the last dimension."""
-    return (a - b).abs().sum(-1)
-
-
-def square(a: Tensor, b: Tensor) -> Tensor:
-    """||a - b||_2^2 over the last dimension."""
-    return (a - b).square().sum(-1)
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """a . b over the last dimension."""
-    return (a * b).sum(-1)
 
 
 def l1_pairs(h: Tensor) -> Tensor:
@@ -53,15 +41,14 @@ def dot_pairs(h: Tensor) -> Tensor:
 class Kernel:
     """shape(base(h_i, h_j)), of rows scaled to length 1 first where it is a ``cosine``."""
 
-    base: Callable[[Tensor, Tensor], Tensor]
+    base: Base
     pairs: Callable[[Tensor], Tensor]
     shape: Callable[[Tensor], Tensor]
     cosine: bool = False
 
-    def edges(self, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        """Shapes: h [n, D], i and j [E] -> [E]."""
-        h = F.normalize(h) if self.cosine else h
-        return self.shape(self.base(h[i], h[j]))
+    def edges(self, h: Tensor, adj: Adjacency) -> Tensor:
+        """Of the ends of every edge. Shapes: h [n, D] -> [E]."""
+        return self.shape(ends(adj, F.normalize(h) if self.cosine else h, self.base))
 
     def matrix(self, h: Tensor) -> Tensor:
         """Shapes: h [n, D] -> [n, n]."""
@@ -74,13 +61,13 @@ def same(x: Tensor) -> Tensor:
 
 
 KERNELS: dict[str, Kernel] = {
-    "l1_exp": Kernel(l1, l1_pairs, lambda d: torch.exp(-d / 100)),
-    "linear": Kernel(dot, dot_pairs, same),
-    "poly": Kernel(dot, dot_pairs, torch.square),
-    "rbf": Kernel(square, square_pairs, lambda d: torch.exp(-d / 2)),
-    "cosine": Kernel(dot, dot_pairs, same, cosine=True),
-    "cosine_poly": Kernel(dot, dot_pairs, torch.square, cosine=True),
-    "l2": Kernel(square, square_pairs, lambda d: d.clamp(min=LEAST).sqrt()),
+    "l1_exp": Kernel("l1", l1_pairs, lambda d: torch.exp(-d / 100)),
+    "linear": Kernel("dot", dot_pairs, same),
+    "poly": Kernel("dot", dot_pairs, torch.square),
+    "rbf": Kernel("square", square_pairs, lambda d: torch.exp(-d / 2)),
+    "cosine": Kernel("dot", dot_pairs, same, cosine=True),
+    "cosine_poly": Kernel("dot", dot_pairs, torch.square, cosine=True),
+    "l2": Kernel("square", square_pairs, lambda d: d.clamp(min=LEAST).sqrt()),
 }
 """``l1_exp`` exp(-||a - b||_1 / 100), ``linear`` a . b, ``poly`` (a . b)^2, ``rbf``
 exp(-||a - b||^2 / 2), ``cosine``, ``cosine_poly`` its square, ``l2`` ||a - b||_2."""

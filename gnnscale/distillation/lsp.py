@@ -48,7 +48,7 @@ class LSP(Features):
         rows: Rows = "nodes"
         super().__init__(weight, level, teacher_level, rows, nodes, samples=0)
         self.kernel, self.epochs = KERNELS[kernel], epochs
-        self.kept: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
+        self.kept: tuple[Tensor, Adjacency, Tensor] | None = None
 
     def attach(self, model: nn.Module, data: GraphData, teacher: Teacher | None) -> None:
         """Keep the graph, too."""
@@ -60,27 +60,29 @@ class LSP(Features):
         if self.epochs and batch.key[1] >= self.epochs:
             return out.logits.sum() * 0
         h, ids, _ = self.members(out, batch)
-        i, j = self.edges(ids)
-        if not len(i):
+        adj, said = self.neighbours(ids, h)
+        if not adj.n_edges:
             return out.logits.sum() * 0
-        said, given = (
-            log_softmax(self.kernel.edges(rows, i, j), i, len(rows))
-            for rows in (self.table(ids).to(h.dtype), h)
-        )
+        given = log_softmax(self.kernel.edges(h, adj), adj)
         return self.weight * F.kl_div(given, said, reduction="sum", log_target=True) / len(h)
 
-    def edges(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(i, j) of every edge j -> i among the nodes ``ids``, as positions in them."""
+    def neighbours(self, ids: Tensor, h: Tensor) -> tuple[Adjacency, Tensor]:
+        """The edges among the nodes ``ids``, and what the teacher says of them, [E]."""
         if self.kept is None or not torch.equal(self.kept[0], ids):
-            graph: Adjacency = induce(self.graph, ids.cpu())
-            i, j = graph.dst.long(), graph.indices.long()
-            apart = i != j
-            self.kept = (ids, (i[apart].to(ids.device), j[apart].to(ids.device)))
-        return self.kept[1]
+            graph = induce(self.graph, ids.cpu())
+            apart = graph.dst.long() != graph.indices
+            count = torch.bincount(graph.dst[apart], minlength=len(ids))
+            indptr = torch.cat([count.new_zeros(1), count.cumsum(0)])
+            adj = Adjacency(indptr, graph.indices[apart], len(ids)).to(ids.device)
+            said = log_softmax(self.kernel.edges(self.table(ids).to(h.dtype), adj), adj)
+            self.kept = (ids, adj, said)
+        return self.kept[1:]
 
 
-def log_softmax(e: Tensor, i: Tensor, n: int) -> Tensor:
-    """e - log sum exp e over the edges of the same node. Shapes: e, i [E] -> [E]."""
+def log_softmax(e: Tensor, adj: Adjacency) -> Tensor:
+    """e - log sum exp e over the in-edges of the same node. Shapes: [E] -> [E]."""
+    i, n = adj.dst.long(), adj.n_dst
     top = e.detach().new_full((n,), -torch.inf).scatter_reduce(0, i, e.detach(), "amax")
-    e = e - top[i]
-    return e - e.new_zeros(n).index_add(0, i, e.exp()).log()[i]
+    e = e - top.index_select(0, i)
+    total = e.new_zeros(n).index_add(0, i, e.exp())
+    return e - total.log().index_select(0, i)

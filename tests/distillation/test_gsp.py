@@ -2,6 +2,7 @@ import pytest
 import torch
 from matched import gradient, nodes, randn, rotation, said
 
+from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.distillation._kernels import KERNELS
 from gnnscale.distillation.gsp import GSP
 
@@ -21,8 +22,9 @@ def test_kernels_of_pairs_and_of_edges_are_their_definitions(kind):
     h = randn(5, 3, seed=0)
     want = torch.stack([torch.stack([by_hand(kind, a, b) for b in h]) for a in h])
     torch.testing.assert_close(KERNELS[kind].matrix(h), want, atol=1e-6, rtol=1e-10)
-    i, j = torch.tensor([0, 1, 4, 2]), torch.tensor([3, 1, 0, 4])
-    torch.testing.assert_close(KERNELS[kind].edges(h, i, j), want[i, j], atol=1e-6, rtol=1e-10)
+    adj = Adjacency(torch.tensor([0, 1, 2, 3, 3, 4]), torch.tensor([3, 1, 4, 0]), 5)
+    want = want[adj.dst, adj.indices]
+    torch.testing.assert_close(KERNELS[kind].edges(h, adj), want, atol=1e-6, rtol=1e-10)
 
 
 @pytest.mark.parametrize("kind", KERNELS)
