@@ -2,7 +2,7 @@
 # Every distillation loss, a GAT teacher and students GCN and MLP (logit and G-CRD also EGC and SIGN), on
 # three graphs; `arxiv_2023` is the same on a split by time. A second call goes on.
 # usage: scripts/bench_distillation.sh GNNSCALE OUT [SET ...]     (GNNSCALE_DATA says where the files are)
-# SEEDS=2 for a trial; STUDENTS="gcn egc" for some of the students.
+# SEEDS=2 for a trial; STUDENTS="gcn egc" and LOSSES="lsp gsp" for some of the students and losses.
 #
 # The same data, splits, optimizer and epochs for all; the student's own validation score picks the
 # epoch, but the teacher's validation loss picks the teacher's: by score, one of Cora's ten was as good
@@ -19,10 +19,11 @@ out=$2
 shift 2
 test $# -gt 0 || set -- cora citeseer amazon_photo
 
-asked() {  # asked STUDENT...: those of them that are to be run
-    local name
+asked() {  # asked WANTED NAME...: those of the names that are wanted, all if nothing is
+    local wanted=$1 name
+    shift
     for name in "$@"; do
-        case " ${STUDENTS:-$*} " in *" $name "*) echo "$name" ;; esac
+        case " ${wanted:-$*} " in *" $name "*) echo "$name" ;; esac
     done
 }
 
@@ -67,6 +68,16 @@ tuned() {  # tuned STUDENT LOSS WEIGHT...: the weights on some seeds, the one th
     fi
 }
 
+learned() {  # learned STUDENT LOSS
+    case $2 in
+    logit) tuned "$1" logit $alphas ;;
+    gcrd | logit_gcrd) tuned "$1" "$2" $small ;;
+    soft_labels | cpf) taught "$1-$2" "$2" ;;
+    *) tuned "$1" "$2" $large ;;
+    esac
+}
+
+losses="logit gcrd soft_labels cpf fitnet attention lsp gsp logit_gcrd"
 for set in "$@"; do
     split="" decay=5e-4 samples=16384 alphas="0.5 0.8 0.9" small="0.01 0.1 0.5" large="100 1000 10000" few=3
     seeds=${SEEDS:-10}
@@ -79,24 +90,20 @@ for set in "$@"; do
     attention='architecture.hidden=64 architecture.heads=8 architecture.dropout=0.6 architecture.attention_dropout=0.6 architecture.act=elu optimizer.lr=0.005 trainer.monitor=loss'
     teacher="teacher.overrides=[\"${attention// /\",\"}\",\"optimizer.weight_decay=$decay\",\"trainer.epochs=200\"]"
     one gat architecture=gat $attention
-    for name in $(asked gcn mlp); do
+    for name in $(asked "${STUDENTS:-}" gcn mlp); do
         student="architecture=$name architecture.hidden=64 architecture.dropout=0.5"
         one "$name" $student
-        tuned "$name" logit $alphas
-        tuned "$name" gcrd $small
-        taught "$name-soft_labels" soft_labels
-        taught "$name-cpf" cpf
-        for loss in fitnet attention lsp gsp; do
-            tuned "$name" "$loss" $large
+        for loss in $(asked "${LOSSES:-}" $losses); do
+            learned "$name" "$loss"
         done
-        tuned "$name" logit_gcrd $small
     done
     seeds=$((seeds < few ? seeds : few))
-    for name in $(asked egc sign); do
+    for name in $(asked "${STUDENTS:-}" egc sign); do
         student="architecture=$name architecture.hidden=64 architecture.dropout=0.5"
         test "$name" = egc || student+=" sampler=precompute_sign"
         one "$name" $student
-        tuned "$name" logit $alphas
-        tuned "$name" gcrd $small
+        for loss in $(asked "${LOSSES:-}" logit gcrd); do
+            learned "$name" "$loss"
+        done
     done
 done
