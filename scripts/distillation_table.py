@@ -63,7 +63,8 @@ def table(place: Path) -> list[str]:
         for (loss, (run, weight)), p in zip(best.items(), adjusted, strict=True):
             test = scores(run, "test")
             gained = spread({s: test[s] - plain[s] for s in test.keys() & plain.keys()})
-            told = "-" if p is None else f"{p:.3f}" + (" *" if p < LEVEL else "")
+            exact = "-" if p is None else "< 0.001" if p < 0.0005 else f"{p:.3f}"
+            told = f"{exact} *" if p is not None and p < LEVEL else exact
             lines.append(
                 f"| {student.upper()} | {loss.replace('_', ' + ' if 'gcrd' in loss else ' ')} | "
                 f"{weight} | {spread(scores(run, 'valid'))} | {spread(test)} | {len(test)} | "
