@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from gnnscale.catalog import Catalog
 from gnnscale.core.errors import UsageError
@@ -55,6 +55,13 @@ class File(Strict):
 
     environments: list[dict[str, Any]] = Field(default_factory=list)
     rows: dict[str, Kept] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _known(self) -> "File":
+        for name, row in self.rows.items():
+            if any(not 0 <= i < len(self.environments) for i in row.environments):
+                raise ValueError(f"rows.{name}: names an environment that is not listed")
+        return self
 
 
 def beside(document: Path) -> Path:

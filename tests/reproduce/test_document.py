@@ -127,6 +127,10 @@ def test_figures_that_cannot_be_read_are_refused_and_left_alone(reproduce, here)
     (here / "out.json").write_text('{"rows": {"toy/a": {"metric": 1}}}')
     with pytest.raises(UsageError, match=r"out\.json: rows\.toy/a\.experiment: .*restore it"):
         reproduce("--document", "out.md")
+    rows = {"toy/a": {"experiment": "toy", "metric": "accuracy", "environments": [0]}}
+    write_json(here / "out.json", {"rows": rows})
+    with pytest.raises(UsageError, match=r"rows\.toy/a: names an environment that is not listed"):
+        reproduce("--document", "out.md")
     assert not (here / "out.md").exists()
 
 
