@@ -17,7 +17,7 @@ from torch import nn
 from gnnscale import lattice
 from gnnscale.binding import GIVEN_LATER, Bound, bind, nodes
 from gnnscale.catalog import Catalog
-from gnnscale.core.data import GraphData, Shape
+from gnnscale.core.data import TOY, GraphData, Shape
 from gnnscale.core.errors import CompositionError, UsageError, closest, unknown
 from gnnscale.core.random import Key
 from gnnscale.core.traits import Component, Trait
@@ -247,7 +247,7 @@ def try_out(parts: Mapping[str, Sequence[Bound]]) -> list[str]:
             "e.g. architecture=sgc"
         )
     with torch.device("meta"):
-        shape = Shape(8, 3) if sampler is None else sampler.widen(Shape(8, 3))
+        shape = TOY if sampler is None else sampler.widen(TOY)
         model = attempt(parts["architecture"][0], shape)
     if model is not None and model.labels and sampler is not None and not sampler.labels:
         problems.append(
@@ -328,7 +328,7 @@ def skeleton(plan: Plan) -> nn.Module:
     sampler, quantizer, model = map(plan.one, ("sampler", "quantization", "architecture"))
     assert model is not None
     with torch.device("meta"):
-        shape = Shape(8, 3) if sampler is None else sampler.make().widen(Shape(8, 3))
+        shape = TOY if sampler is None else sampler.make().widen(TOY)
         made = model.make(shape)
     if quantizer is not None:
         quantizer.make().attach(made)

@@ -1,9 +1,10 @@
 """Speed beside the peers, and the distance from what memory allows.
 
-usage: scripts/bench_speed.py GNNSCALE OUT [epochs] [precision] [products] [order]
+usage: scripts/bench_speed.py GNNSCALE OUT [epochs] [egc] [precision] [products] [order]
 
 epochs     training epochs beside DGL's layers and, where GNNSCALE_PYG_PYTHON names an interpreter
-           that has it, PyG's; EGC beside our GCN; peak memory of every side
+           that has it, PyG's; peak memory of every side
+egc        the same of EGC beside our GCN
 precision  our epochs with bfloat16 products beside float32
 products   sums over neighbours with and without weights beside a random gather of the same rows
 order      GCN's epoch with nodes numbered anew beside the source's order, here and on arxiv_2023
@@ -117,13 +118,18 @@ COLUMNS = ("model", "beside", "s", "beside, s", "ratio (95 %)", "peak MiB", "bes
 
 
 def epochs(bench: Bench) -> None:
-    """Against the peers; EGC against GCN."""
+    """Against the peers."""
     head(*COLUMNS)
     peers = ["dgl", *(["pyg"] if os.environ.get("GNNSCALE_PYG_PYTHON") else [])]
     for model, words in MODELS.items():
         for peer in peers:
             name = f"{words[0].partition('=')[2]}-{peer}"
             say(row(model, peer, bench(name, *words, f"peer={peer}")))
+
+
+def egc(bench: Bench) -> None:
+    """EGC against GCN."""
+    head(*COLUMNS)
     for model, words in EGC.items():
         # what stands behind --vs is added to what stands before it
         found = bench(model[:5].lower(), *MODELS["GCN"], "--vs", *words)
@@ -209,7 +215,9 @@ def interleaved(work: list[Callable[[], object]]) -> Iterator[float]:
     return map(statistics.median, times)
 
 
-PARTS = {"epochs": epochs, "precision": precision, "products": products, "order": order}
+PARTS = {
+    "epochs": epochs, "egc": egc, "precision": precision, "products": products, "order": order,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ from gnnscale.architecture._stack import Norm, Stack
 from gnnscale.core.batch import Memo
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Hop, Need, first
-from gnnscale.core.ops.mixing import mixed
 from gnnscale.core.ops.product import product
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.values import Count, Rate
@@ -50,15 +49,14 @@ class EGConv(nn.Module):
 
     def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:
         """One convolution over ``hop``."""
-        n = hop.graph.n_dst
-        weight = self.q_weight(self.weight)
-        u = hop.beside(
-            lambda h: self.q_message(product(self.q_input(h, hop), weight), hop), h, self.ops
-        )
-        u = self.q_aggregate(u, hop)  # [n_dst, A * B * L]
-        u = u.view(n, len(self.ops) * self.bases, self.size)  # [n_dst, A * B, L]
+        n, weight = hop.graph.n_dst, self.q_weight(self.weight)
         w = self.mix(first(h, n), hop).view(n, self.heads, -1)  # [n_dst, H, A * B]
-        return self.q_update(mixed(w, u, self.bias), hop)  # [n_dst, H * L]
+
+        def message(h: Tensor) -> Tensor:
+            return self.q_message(product(self.q_input(h, hop), weight), hop)
+
+        within = self.q_aggregate.within(hop)  # of [n_dst, A * B * L]
+        return self.q_update(hop.mixed(message, h, self.ops, w, self.bias, within), hop)
 
 
 @dataclass(eq=False, repr=False)
@@ -104,7 +102,7 @@ class EGC(Stack):
             )
         divisible("architecture.hidden", self.hidden, "architecture.heads", self.heads)
         classes = self.shape.classes
-        if not self.stem and classes % self.out_heads:
+        if not self.stem and not self.shape.toy and classes % self.out_heads:
             fit = [str(h) for h in range(1, classes + 1) if classes % h == 0]
             raise UsageError(
                 f"architecture.out_heads={self.out_heads}: must divide the {classes} classes; "

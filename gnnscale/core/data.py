@@ -206,6 +206,8 @@ class Shape:
     features are numbers. edge_features: columns of ``Hop.edge``, edge_categories: the same of its
     codes; 0 and () where batches carry none. log_degree: mean of log(degree + 1) over the nodes
     that training sees. nodes: N, where training sees every node that may be predicted, else 0.
+    toy: whether the sizes stand in for those of data that has not been read yet, so that nothing
+    may be refused because of them.
     """
 
     features: int
@@ -221,6 +223,10 @@ class Shape:
     edge_categories: tuple[int, ...] = ()
     log_degree: float = 1.0
     nodes: int = 1
+    toy: bool = False
+
+
+TOY = Shape(8, 3, toy=True)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gnnscale.core import ops
-from gnnscale.core.ops import full
+from gnnscale.core.ops import full, mixing
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.coded import Coded, Heads
 from gnnscale.core.ops.dropout import dropout
@@ -131,11 +131,38 @@ class Hop:
 
         Shapes: message(h) [n_src, D] -> [n_dst, len(names) D].
         """
-        m = _messages(message, h, names)
+        return self._beside(_messages(message, h, names), names)
+
+    def _beside(self, m: Any, names: tuple[str, ...]) -> Tensor:
         if self._in_one_pass(m, names):
             return self._several(m, names).flatten(1)
         found = [self._reduce(m, name, None) for name in names]
         return torch.cat(found, 1) if len(found) > 1 else found[0]
+
+    def mixed(
+        self,
+        message: Callable[[Tensor], Tensor],
+        h: Tensor,
+        names: tuple[str, ...],
+        w: Tensor,
+        by: Tensor,
+        within: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """sum_k w_ihk u_ik plus a bias, u_i being row i of ``beside`` cut into its bases.
+
+        within: what happens to u before it is mixed.
+
+        Shapes: message(h) [n_src, B L], w [n_dst, H, len(names) B], by [H L] -> [n_dst, H L].
+        """
+        if within is None and set(names) & TOGETHER:
+            m = _messages(message, h, names)
+            if self._in_one_pass(m, names) and mixing.fits(w, m, by):
+                return self._several(m, names, (w, by))
+            u = self._beside(m, names)
+        else:
+            u = self.beside(message, h, names)
+        u = u if within is None else within(u)
+        return mixing.mixed(w, u.view(len(w), w.shape[2], -1), by)
 
     def _in_one_pass(self, m: Any, names: tuple[str, ...]) -> bool:
         wanted = set(names)
@@ -152,9 +179,9 @@ class Hop:
     def _factors(self) -> Factors:
         return Factors(self.src, self.dst, self.weight, self.diag)
 
-    def _several(self, m: Tensor, names: tuple[str, ...]) -> Tensor:
-        """Every aggregator at once, [n_dst, len(names), D]."""
-        return several(self.graph, m, names, self._factors(), STD_EPS)
+    def _several(self, m: Tensor, names: tuple[str, ...], *mix: tuple[Tensor, Tensor]) -> Tensor:
+        """Every aggregator at once, [n_dst, len(names), D]; mixed, if ``mix`` says how."""
+        return several(self.graph, m, names, self._factors(), STD_EPS, *mix)
 
     def _reduce(self, m: Any, op: str, weight: Tensor | None) -> Tensor:
         if op == "sum":

@@ -207,10 +207,10 @@ class HistoryHop(Hop):
         self.exchange.aggregated = True
         return super()._reduce(m, op, weight)
 
-    def _several(self, m: Tensor, names: tuple[str, ...]) -> Tensor:
+    def _several(self, m: Tensor, names: tuple[str, ...], *mix: Any) -> Tensor:
         assert self.exchange is not None
         self.exchange.aggregated = True
-        return super()._several(m, names)
+        return super()._several(m, names, *mix)
 
     def _attention(self, *given: Any) -> Tensor:
         assert self.exchange is not None

@@ -4,7 +4,7 @@ from torch import nn
 
 from gnnscale.architecture.egc import EGC, EGConv
 from gnnscale.core.batch import Memo
-from gnnscale.core.data import Shape
+from gnnscale.core.data import TOY, Shape
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import STD_EPS, Need
 from gnnscale.core.host import dgl
@@ -194,6 +194,7 @@ def test_refusals():
     with pytest.raises(UsageError, match=r"out_heads=4: must divide the 6 .* 1, 2, 3, 6"):
         EGC(Shape(5, 6), out_heads=4, stem=False)
     EGC(Shape(5, 6), out_heads=4)  # the last layer gives no logits there
+    EGC(TOY, out_heads=8, stem=False)  # how many classes there are is not known yet
     for names in (["max", "max"], ["symadd", "add", "symadd"], []):
         with pytest.raises(UsageError, match=r"architecture\.aggregators=\[.*none twice"):
             EGC(Shape(5, 3), aggregators=names)

@@ -12,6 +12,7 @@ from gnnscale.core import ops
 from gnnscale.core.hop import AGGREGATORS, STD_EPS, TOGETHER, Hop
 from gnnscale.core.ops import fused
 from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.core.ops.mixing import mixed
 from gnnscale.core.ops.watch import watched
 
 D = 37
@@ -93,6 +94,61 @@ def test_equals_the_separate_aggregators(kind, tasks):
             torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
             with torch.no_grad():  # what is not remembered changes nothing
                 assert torch.equal(hop._several(x, names), got)
+
+
+MIXED = [("sum", "max", "mean"), ("min", "std", "add"), AGGREGATORS[::-1]]
+
+
+@pytest.mark.parametrize("long", [5, 16, 19])
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_mixed_in_the_same_pass(kind, long, tasks):
+    """As the results mixed afterwards, bit for bit; gradients as torch's of that."""
+    adj, heads, bases = GRAPHS[kind](), 2, 3
+    for hop in hops(adj)[:2]:
+        for names in MIXED:
+            x = drawn(adj.n_src, bases * long).requires_grad_()
+            w = drawn(adj.n_dst, heads, len(names) * bases, seed=1).requires_grad_()
+            by = drawn(heads * long, seed=2).requires_grad_()
+            got = hop.mixed(identity, x, names, w, by)
+            u = hop.beside(identity, x, names)
+            assert torch.equal(got, mixed(w, u.view(len(w), w.shape[2], long), by))
+            want = (w @ u.view(len(w), w.shape[2], long)).flatten(1) + by
+            g = drawn(*got.shape, seed=9)
+            each = zip(*(torch.autograd.grad(t, (x, w, by), g) for t in (got, want)), strict=True)
+            for mine, theirs in each:
+                torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+            apart = hop.mixed(identity, x, names, w, by, lambda u: 2 * u)
+            torch.testing.assert_close(apart, 2 * got - by, rtol=1e-12, atol=1e-12)
+
+
+def test_mixed_by_every_kernel_and_in_every_kind():
+    """Where no pass takes all, or weights are of another kind than rows, the parts are taken."""
+    adj, names = GRAPHS["square"](), ("sum", "max")
+    x, w, by = drawn(11, 6), drawn(11, 2, 6, seed=1), drawn(4, seed=2)
+    want = Hop(adj).mixed(identity, x, names, w, by)
+    for kernel in ("dgl", "torch"):
+        ops.select(kernel)
+        found = Hop(adj).mixed(identity, x, names, w, by)
+        torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-12)
+    ops.select("auto")
+    with torch.autocast("cpu", torch.bfloat16):  # products widen what they are given
+        half = Hop(adj).mixed(identity, x.bfloat16(), names, w.bfloat16(), by.bfloat16())
+    torch.testing.assert_close(half.double(), want, rtol=0.05, atol=0.1)
+
+
+def test_what_many_neighbours_send_is_added_chunk_by_chunk():
+    """More edges than a chunk takes, and columns for full registers, half ones and none."""
+    adj = graph(5, 40, 4 * fused.CHUNK + 3)
+    for width in (1, 8, 16, 24, 43):
+        x = drawn(40, width).requires_grad_()
+        for names in (("sum", "max", "mean"), ("mean", "max", "min", "std")):
+            hop = Hop(adj, src=drawn(40, seed=4).abs())
+            got = hop._several(x, names)
+            want = torch.stack([hop._reduce(x, name, None) for name in names], 1)
+            torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+            g = drawn(*got.shape, seed=9)
+            (mine,), (theirs,) = (torch.autograd.grad(t, x, g) for t in (got, want))
+            torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
 
 
 def test_gradcheck(tasks):

@@ -6,27 +6,67 @@ is a backward pass as well, also in one pass; maxima and minima remember whose t
 int32), variances are derived from the sums.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import torch
+from numba.extending import register_jitable
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gnnscale.core.compiled import compiled
-from gnnscale.core.ops import pool
+from gnnscale.core.ops import mixing, pool
 from gnnscale.core.ops.adjacency import Adjacency
-from gnnscale.core.ops.lanes import AHEAD, LINE, fetch, folder
+from gnnscale.core.ops.lanes import AHEAD, KINDS, LINE, fetch, folder
 from gnnscale.core.ops.watch import tell
 
 BLOCK = 32
 """Rows that share scratch memory."""
+CHUNK = 128
+"""Edges whose rows are gone over at once: all rows of some nodes would fill the second cache."""
 LANES = 16
 """Columns that registers hold at once, and that a task takes at least: no two share a line."""
-add, add_squares, add_scaled, keep_largest, keep_least = (
-    folder(kind, LANES) for kind in ("sum", "squares", "scaled", "max", "min")
-)
+FEW = 8
+"""The same of the columns that are left, if there are as many."""
+SCALED, SUM, MAX, MIN, SQUARES = map(KINDS.index, ("scaled", "sum", "max", "min", "squares"))
+"""Rows of a destination's scratch memory."""
+
+
+def _folds(lanes: int) -> Callable[..., Any]:
+    """All that is wanted of some rows, added to their destination's scratch memory.
+
+    What EGC-M and PNA take together is folded together: a row is loaded once, and no sum waits for
+    its own last step alone.
+    """
+    scaled, add, largest, least, squared = (folder((kind,), lanes) for kind in KINDS)
+    first_three = folder(("scaled", "sum", "max"), lanes)
+    all_but_first = folder(("sum", "max", "min", "squares"), lanes)
+
+    @register_jitable(inline="always")
+    def fold(indices, begin, end, x, d, scale, scratch, high, low, wanted):
+        mixes, sums, tops, lows, squares = wanted
+        if mixes and sums and tops and not (lows or squares):
+            first_three(indices, begin, end, x, d, scale, scratch, high, low)
+        elif sums and tops and lows and squares and not mixes:
+            all_but_first(indices, begin, end, x, d, scale, scratch, high, low)
+        else:
+            if mixes:
+                scaled(indices, begin, end, x, d, scale, scratch, high, low)
+            if sums:
+                add(indices, begin, end, x, d, scale, scratch, high, low)
+            if tops:
+                largest(indices, begin, end, x, d, scale, scratch, high, low)
+            if lows:
+                least(indices, begin, end, x, d, scale, scratch, high, low)
+            if squares:
+                squared(indices, begin, end, x, d, scale, scratch, high, low)
+
+    return fold
+
+
+fold_lanes, fold_few = _folds(LANES), _folds(FEW)
 
 
 class Factors(NamedTuple):
@@ -66,59 +106,65 @@ def _forward(indptr, indices, x, src, dst, weight, diag, eps, at, out, kept, hig
     mixes = at.sum >= 0 and (weighted or scaled)
     squares = at.var >= 0 or at.std >= 0
     sums = at.add >= 0 or at.mean >= 0 or squares or (at.sum >= 0 and not mixes)
+    tops, lows = at.max >= 0, at.min >= 0
+    wanted = (mixes, sums, tops, lows, squares)
     last, wide, even = len(indices) - 1, width * x.itemsize, width // LANES * LANES
+    most = (width - even) // FEW * FEW + even
     for block in numba.prange((n + BLOCK - 1) // BLOCK):
         zero, one = x.dtype.type(0), x.dtype.type(1)
         first, past = block * BLOCK, min(n, block * BLOCK + BLOCK)
-        most = 0
-        for i in range(first, past):
-            most = max(most, indptr[i + 1] - indptr[i])
-        scratch, scale = np.empty((4, width), x.dtype), np.empty(most, x.dtype)
-        spare = np.empty(width, np.int32)
-        total, square, mixed, means = scratch[0], scratch[1], scratch[2], scratch[3]
+        scratch, scale = np.empty((5, width), x.dtype), np.empty(CHUNK, x.dtype)
+        means, spare = np.empty(width, x.dtype), np.empty((2, width), np.int32)
+        mixed, total, square = scratch[SCALED], scratch[SUM], scratch[SQUARES]
+        highest, lowest = scratch[MAX], scratch[MIN]
         for i in range(first, past):
             begin, end = indptr[i], indptr[i + 1]
-            scratch[:3] = zero
-            for e in range(begin, end):
-                far = indices[min(e + AHEAD, last)]
-                for byte in range(0, wide, LINE):
-                    fetch(x, far, byte)
-                if mixes:
-                    f = one
-                    if weighted:
-                        f *= weight[e]
-                    if scaled:
-                        f *= src[indices[e]]
-                    scale[e - begin] = f
-            for d in range(0, even, LANES):  # a destination's rows are in the cache by now
-                if sums:
-                    add(indices, begin, end, x, d, scale, total, spare)
-                if squares:
-                    add_squares(indices, begin, end, x, d, scale, square, spare)
-                if mixes:
-                    add_scaled(indices, begin, end, x, d, scale, mixed, spare)
-                if at.max >= 0 and begin < end:
-                    whose = high[i] if argued else spare
-                    keep_largest(indices, begin, end, x, d, scale, out[i, at.max], whose)
-                if at.min >= 0 and begin < end:
-                    whose = low[i] if argued else spare
-                    keep_least(indices, begin, end, x, d, scale, out[i, at.min], whose)
-            for d in range(even, width):
-                for e in range(begin, end):
-                    j = indices[e]
-                    value = x[j, d]
-                    total[d] += value
-                    square[d] += value * value
+            mine_high = high[i] if argued and tops else spare[0]
+            mine_low = low[i] if argued and lows else spare[1]
+            for d in range(width):
+                mixed[d] = total[d] = square[d] = zero
+            if begin < end:
+                j = indices[begin]
+                for d in range(width):
+                    highest[d] = lowest[d] = x[j, d]
+                    mine_high[d] = mine_low[d] = j
+            else:
+                for d in range(width):
+                    highest[d] = lowest[d] = zero
+                    mine_high[d] = mine_low[d] = -1
+            for start in range(begin, end, CHUNK):
+                stop = min(end, start + CHUNK)
+                for e in range(start, stop):
+                    far = indices[min(e + AHEAD, last)]
+                    for byte in range(0, wide, LINE):
+                        fetch(x, far, byte)
                     if mixes:
-                        mixed[d] += scale[e - begin] * value
-                    if at.max >= 0 and (e == begin or value > out[i, at.max, d]):
-                        out[i, at.max, d] = value
-                        if argued:
-                            high[i, d] = j
-                    if at.min >= 0 and (e == begin or value < out[i, at.min, d]):
-                        out[i, at.min, d] = value
-                        if argued:
-                            low[i, d] = j
+                        f = one
+                        if weighted:
+                            f *= weight[e]
+                        if scaled:
+                            f *= src[indices[e]]
+                        scale[e - start] = f
+                for d in range(0, even, LANES):  # the chunk's rows are in the cache by now
+                    fold_lanes(
+                        indices, start, stop, x, d, scale, scratch, mine_high, mine_low, wanted
+                    )
+                for d in range(even, most, FEW):
+                    fold_few(
+                        indices, start, stop, x, d, scale, scratch, mine_high, mine_low, wanted
+                    )
+                for d in range(most, width):
+                    for e in range(start, stop):
+                        j = indices[e]
+                        value = x[j, d]
+                        total[d] += value
+                        square[d] += value * value
+                        if mixes:
+                            mixed[d] += scale[e - start] * value
+                        if value > scratch[MAX, d]:
+                            scratch[MAX, d], mine_high[d] = value, j
+                        if value < scratch[MIN, d]:
+                            scratch[MIN, d], mine_low[d] = value, j
             count = x.dtype.type(max(end - begin, 1))
             if at.sum >= 0:
                 a = one
@@ -131,6 +177,10 @@ def _forward(indptr, indices, x, src, dst, weight, diag, eps, at, out, kept, hig
                         out[i, at.sum, d] += diag[i] * x[i, d]
             if at.add >= 0:
                 out[i, at.add] = total
+            if tops:
+                out[i, at.max] = scratch[MAX]
+            if lows:
+                out[i, at.min] = scratch[MIN]
             if at.mean >= 0 or squares:
                 for d in range(width):
                     means[d] = total[d] / count
@@ -149,27 +199,23 @@ def _forward(indptr, indices, x, src, dst, weight, diag, eps, at, out, kept, hig
                     for d in range(width):
                         v = zero if square[d] < zero else square[d]
                         out[i, at.std, d] = np.sqrt(v + eps)
-            if begin == end:
-                if at.max >= 0:
-                    out[i, at.max] = zero
-                    if argued:
-                        high[i] = -1
-                if at.min >= 0:
-                    out[i, at.min] = zero
-                    if argued:
-                        low[i] = -1
 
 
 @compiled(parallel=True)
-def _backward(indptr, indices, x, g, out, kept, src, dst, weight, diag, at, high, low, parts, gx):
+def _backward(
+    indptr, indices, x, g, mix, out, kept, src, dst, weight, diag, at, high, low, parts, gx
+):
     """What every destination sends to all of its sources: x_j gets, for every edge.
 
         plain_i + slope_i x_j + (weight_ij src_j) operator_i,
 
     and what an extreme got goes to the source it came from, whose row is at hand then. Columns are
-    tasks, so that no two write to one place, and all orders are those of the edges.
+    tasks, so that no two write to one place, and all orders are those of the edges. The gradient of
+    the results is ``g``, or with ``mix``, mixing weights, mix_i^T g_i: made here, row by row.
     """
-    n, width = len(indptr) - 1, gx.shape[1]
+    n, width, mixed = len(indptr) - 1, gx.shape[1], len(mix) > 0
+    long = g.shape[2]  # columns of a basis, where they are mixed
+    many = mix.shape[2] * long // width if mixed else g.shape[1]
     weighted, scaled = len(weight) > 0, len(src) > 0
     mixes, squares = at.sum >= 0 and (weighted or scaled), at.var >= 0 or at.std >= 0
     plain = at.add >= 0 or at.mean >= 0 or squares or (at.sum >= 0 and not mixes)
@@ -180,7 +226,7 @@ def _backward(indptr, indices, x, g, out, kept, src, dst, weight, diag, at, high
         half, two = gx.dtype.type(0.5), gx.dtype.type(2)
         begin_d = min(width, part * share)
         own = min(width, begin_d + share) - begin_d
-        scratch = np.empty((3, share), gx.dtype)
+        scratch, given_all = np.empty((3, share), gx.dtype), np.empty((many, share), gx.dtype)
         same, slope, operator = scratch[0], scratch[1], scratch[2]
         for j in range(len(gx)):
             mine = gx[j, begin_d:]
@@ -189,12 +235,27 @@ def _backward(indptr, indices, x, g, out, kept, src, dst, weight, diag, at, high
         for i in range(n):
             begin, end = indptr[i], indptr[i + 1]
             count = gx.dtype.type(max(end - begin, 1))
+            scratch[:] = zero
+            for name in range(many):
+                given = given_all[name]
+                if not mixed:
+                    for d in range(own):
+                        given[d] = g[i, name, begin_d + d]
+                    continue
+                for d in range(own):
+                    given[d] = zero
+                for k in range(begin_d // long, (begin_d + own + long - 1) // long):
+                    left, right = max(begin_d, k * long), min(begin_d + own, (k + 1) * long)
+                    part = given[left - begin_d : right - begin_d]
+                    for h in range(g.shape[1]):
+                        f, row = mix[i, h, name * (width // long) + k], g[i, h, left - k * long :]
+                        for d in range(right - left):
+                            part[d] += f * row[d]
             a = one
             if len(dst):
                 a = dst[i]
-            scratch[:] = zero
             if at.sum >= 0:
-                given = g[i, at.sum, begin_d:]
+                given = given_all[at.sum]
                 if mixes:
                     for d in range(own):
                         operator[d] = a * given[d]
@@ -206,22 +267,22 @@ def _backward(indptr, indices, x, g, out, kept, src, dst, weight, diag, at, high
                     for d in range(own):
                         mine[d] += f * given[d]
             if at.add >= 0:
-                given = g[i, at.add, begin_d:]
+                given = given_all[at.add]
                 for d in range(own):
                     same[d] += given[d]
             if at.mean >= 0:
-                given = g[i, at.mean, begin_d:]
+                given = given_all[at.mean]
                 for d in range(own):
                     same[d] += given[d] / count
             if squares:
                 if at.var >= 0:
-                    given = g[i, at.var, begin_d:]
+                    given = given_all[at.var]
                     for d in range(own):
                         slope[d] = given[d]
                 if at.std >= 0:
                     var = kept[i, at.own_var] if at.own_var >= 0 else out[i, at.var]
                     for d in range(own):
-                        by = g[i, at.std, begin_d + d] * (half / out[i, at.std, begin_d + d])
+                        by = given_all[at.std, d] * (half / out[i, at.std, begin_d + d])
                         slope[d] += by if var[begin_d + d] > zero else zero
                 mean = kept[i, at.own_mean] if at.own_mean >= 0 else out[i, at.mean]
                 for d in range(own):
@@ -252,13 +313,13 @@ def _backward(indptr, indices, x, g, out, kept, src, dst, weight, diag, at, high
                     for d in range(own):
                         mine[d] += same[d]
             if begin < end and len(high):
-                whose, given = high[i], g[i, at.max]
-                for d in range(begin_d, begin_d + own):
-                    gx[whose[d], d] += given[d]
+                whose, given = high[i], given_all[at.max]
+                for d in range(own):
+                    gx[whose[begin_d + d], begin_d + d] += given[d]
             if begin < end and len(low):
-                whose, given = low[i], g[i, at.min]
-                for d in range(begin_d, begin_d + own):
-                    gx[whose[d], d] += given[d]
+                whose, given = low[i], given_all[at.min]
+                for d in range(own):
+                    gx[whose[begin_d + d], begin_d + d] += given[d]
 
 
 def _array(t: Tensor | None, like: np.ndarray) -> np.ndarray:
@@ -268,7 +329,7 @@ def _array(t: Tensor | None, like: np.ndarray) -> np.ndarray:
 
 
 def _arguments(adj: Adjacency, there: bool, argued: bool, width: int) -> Tensor:
-    return torch.empty((adj.n_dst if there and argued else 0, width), dtype=torch.int32)
+    return pool.empty(adj.n_dst if there and argued else 0, width, dtype=torch.int32)
 
 
 def _tasks(width: int) -> int:
@@ -277,8 +338,10 @@ def _tasks(width: int) -> int:
 
 
 class _Several(torch.autograd.Function):
+    """With mixing weights w [n_dst, H, A B] and a bias, what ``mixed`` makes of the results."""
+
     @staticmethod
-    def forward(ctx, adj, x, names, factors, eps):
+    def forward(ctx, adj, x, names, factors, eps, w, by):
         x = x.detach().contiguous()
         argued, width = ctx.needs_input_grad[1], x.shape[1]
         at = Places(*(names.index(n) if n in names else -1 for n in Places._fields[:7]))
@@ -297,37 +360,57 @@ class _Several(torch.autograd.Function):
             out.numpy(), kept.numpy(), high.numpy(), low.numpy(),
         )  # fmt: skip
         ctx.adj, ctx.factors, ctx.at = adj, factors, at
-        results = out if squares and (at.std >= 0 or not own_mean) else None
-        ctx.save_for_backward(x if squares else None, results, kept if squares else None, high, low)
-        return out
+        needed = w is not None or (squares and (at.std >= 0 or not own_mean))
+        w = w if w is None else w.detach().contiguous()
+        ctx.save_for_backward(
+            x if squares else None, out if needed else None, kept if squares else None, high, low, w
+        )
+        return out if w is None else mixing.forward(w, _bases(w, out), by)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
         adj, factors, at = ctx.adj, ctx.factors, ctx.at
-        x, out, kept, high, low = ctx.saved_tensors
-        given, width = g.contiguous().numpy(), g.shape[2]
-        none = [np.empty((1,) * k, given.dtype) for k in (2, 3, 3)]
+        x, out, kept, high, low, w = ctx.saved_tensors
+        given = g.contiguous().numpy()
+        none = [np.empty((0,) * k, given.dtype) for k in (2, 3, 3, 3)]
+        width = g.shape[2] if w is None else out.shape[2]
         gx = pool.empty(adj.n_src, width, dtype=g.dtype)
         _backward(
             adj.indptr.numpy(), adj.indices.numpy(), none[0] if x is None else x.numpy(), given,
+            none[3] if w is None else w.numpy(),
             none[1] if out is None else out.numpy(), none[2] if kept is None else kept.numpy(),
             *(_array(f, given) for f in factors), at, high.numpy(), low.numpy(),
             _tasks(width), gx.numpy(),
         )  # fmt: skip
-        return None, gx, None, None, None
+        if w is None:
+            return None, gx, None, None, None, None, None
+        by = g.sum(0).flatten() if ctx.needs_input_grad[6] else None
+        return None, gx, None, None, None, mixing.weights(w, _bases(w, out), g), by
+
+
+def _bases(w: Tensor, out: Tensor) -> Tensor:
+    """Results as rows of their bases, [n_dst, A B, L]."""
+    return out.view(len(out), w.shape[2], -1)
 
 
 def several(
-    adj: Adjacency, x: Tensor, names: tuple[str, ...], factors: Factors, eps: float
+    adj: Adjacency,
+    x: Tensor,
+    names: tuple[str, ...],
+    factors: Factors,
+    eps: float,
+    mix: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Every aggregator of ``names`` at once, side by side, on the CPU.
 
     Of sum (the operator's), add, mean, max, min, var = mean(x^2) - mean(x)^2 and
     std = sqrt(max(var, 0) + eps); on the empty set 0, std the root of eps. The gradient of an
-    extreme goes to one source. ``factors`` have no gradients.
+    extreme goes to one source. ``factors`` have no gradients. With ``mix``, weights w and a bias,
+    what ``mixed`` makes of the results: their own gradient, as wide as they are, is never made.
 
-    Shapes: x [n_src, D] float32 or float64 -> [n_dst, len(names), D].
+    Shapes: x [n_src, D] float32 or float64 -> [n_dst, A, D]; with w [n_dst, H, A B] and a bias
+    [H D / B], both of the kind of x, -> [n_dst, H D / B]. A: len(names).
     """
     weighted = factors.weight is not None
     mixes = weighted or factors.src is not None
@@ -340,4 +423,6 @@ def several(
         tell("total", adj, x.shape[1], weighted)
     for _ in {"max", "min"} & set(names):
         tell("extreme", adj, x.shape[1])
-    return _Several.apply(adj, x, names, factors, eps)
+    w, by = mix or (None, None)
+    found = _Several.apply(adj, x, names, factors, eps, w, by)
+    return found if mix is None else found.flatten(1)

@@ -114,37 +114,45 @@ def adder(lanes: int) -> Callable[..., Any]:
     return add
 
 
-def folder(kind: str, lanes: int) -> Callable[..., Any]:
-    """A compiled function of (indices, begin, end, x, column, scale, out, whose), for loops alone.
+KINDS = ("scaled", "sum", "max", "min", "squares")
 
-    Goes over the rows x[indices[e], column : column + lanes], begin <= e < end, with the result in
-    registers, and puts it into out[column : column + lanes]. kind: ``sum``; ``scaled``, the sum of
-    scale[e - begin] times the row; ``squares``, the sum of the row's; ``max`` or ``min``, of at
-    least one row, and into whose[column : column + lanes] the first row that has it. What a kind
-    does not need is not read. Nothing checks that columns and rows exist.
+
+def folder(kinds: tuple[str, ...], lanes: int) -> Callable[..., Any]:
+    """A compiled function of (indices, begin, end, x, column, scale, out, high, low), for loops.
+
+    Goes over the rows x[indices[e], column : column + lanes], begin <= e < end, each read once for
+    all kinds, with the results in registers, and goes on from what out[k, column : column + lanes]
+    holds, k a kind's place in ``KINDS``: ``sum``; ``scaled``, the sum of scale[e - begin] times the
+    row; ``squares``, the sum of the row's; ``max`` or ``min``, and whose it is, the first row that
+    has it, in high[column : column + lanes] or low. What a kind does not need is not read. Nothing
+    checks that columns and rows exist.
 
     A plain loop keeps its result in memory, and of "keep the larger one" makes stores under a
     mask, which AMD's processors are slow at.
 
-    Shapes: indices [E] int32, x [n, D] with its columns side by side, scale [..], out [D] of the
-    kind of x, whose [D] int32.
+    Shapes: indices [E] int32, x [n, D] with its columns side by side, scale [..], out [5, D], both
+    of the kind of x, high, low [D] int32.
     """
-    extreme = kind in ("max", "min")
+    whose = {"max": 7, "min": 8}
 
     @intrinsic
-    def fold(typing_context, indices, begin, end, x, column, scale, out, whose):
+    def fold(typing_context, indices, begin, end, x, column, scale, out, high, low):
         def generate(context, builder, signature, args):
             real = context.get_value_type(signature.args[3].dtype)
             vector, numbers = ir.VectorType(real, lanes), ir.VectorType(WORD, lanes)
             size = signature.args[3].dtype.bitwidth // 8
 
-            def data(k: int, to: ir.Type) -> Any:
-                array = context.make_array(signature.args[k])(context, builder, args[k])
-                return builder.bitcast(array.data, to.as_pointer())
+            def array(k: int) -> Any:
+                return context.make_array(signature.args[k])(context, builder, args[k])
 
-            table = context.make_array(signature.args[3])(context, builder, args[3])
-            stride = builder.extract_value(table.strides, 0)
-            offset = builder.mul(args[4], LONG(size))
+            def data(k: int, to: ir.Type) -> Any:
+                return builder.bitcast(array(k).data, to.as_pointer())
+
+            def times(value: Any, bytes_: int) -> Any:
+                return builder.mul(value, LONG(bytes_))
+
+            stride = builder.extract_value(array(3).strides, 0)
+            offset = times(args[4], size)
             rows, first = data(0, WORD), builder.gep(data(3, BYTE), [offset])
 
             def every(value: Any, kind_: ir.VectorType) -> Any:
@@ -152,59 +160,60 @@ def folder(kind: str, lanes: int) -> Callable[..., Any]:
                 mask = ir.Constant(ir.VectorType(WORD, lanes), [0] * lanes)
                 return builder.shuffle_vector(one, ir.Constant(kind_, ir.Undefined), mask)
 
-            def row(e: Any) -> tuple[Any, Any]:
-                number = builder.load(builder.gep(rows, [e]))
-                at = builder.gep(first, [builder.mul(builder.sext(number, LONG), stride)])
-                return number, builder.load(builder.bitcast(at, vector.as_pointer()), align=size)
-
-            def put(k: int, value: Any, bytes_: int) -> None:
-                at = builder.gep(data(k, BYTE), [builder.mul(args[4], LONG(bytes_))])
-                builder.store(value, builder.bitcast(at, value.type.as_pointer()), align=bytes_)
+            # where results are kept: of kind k its row of out, and the numbers of an extreme's rows
+            between = builder.extract_value(array(6).strides, 0)
+            kept: list[tuple[Any, int]] = []
+            for kind in kinds:
+                start = builder.add(times(between, KINDS.index(kind)), offset)
+                row = builder.gep(data(6, BYTE), [start])
+                kept.append((builder.bitcast(row, vector.as_pointer()), size))
+                if kind in whose:
+                    row = builder.gep(data(whose[kind], BYTE), [times(args[4], 4)])
+                    kept.append((builder.bitcast(row, numbers.as_pointer()), 4))
 
             begin_, end_ = args[1], args[2]
-            total, chosen = ir.Constant(vector, [0.0] * lanes), None
-            if extreme:
-                number, total = row(begin_)
-                chosen = every(number, numbers)
+            held = [builder.load(place, align=bytes_) for place, bytes_ in kept]
             start = builder.basic_block
             loop, done = (builder.function.append_basic_block(name) for name in ("rows", "done"))
             builder.cbranch(builder.icmp_signed("<", begin_, end_), loop, done)
 
             builder.position_at_end(loop)
-            phis = [(builder.phi(LONG), begin_), (builder.phi(vector), total)]
-            if extreme:
-                phis.append((builder.phi(numbers), chosen))
-            e, held = phis[0][0], phis[1][0]
-            number, given = row(e)
-            then = [builder.add(e, LONG(1))]
-            if extreme:
-                more = builder.fcmp_ordered(">" if kind == "max" else "<", given, held)
-                then += [builder.select(more, given, held),
-                         builder.select(more, every(number, numbers), phis[2][0])]  # fmt: skip
-            elif kind == "scaled":
-                place = builder.gep(data(5, real), [builder.sub(e, begin_)])
-                by = every(builder.load(place), vector)
-                then.append(builder.fadd(held, builder.fmul(by, given)))
-            else:
-                squared = builder.fmul(given, given) if kind == "squares" else given
-                then.append(builder.fadd(held, squared))
+            e, *now = (builder.phi(of.type) for of in (begin_, *held))
+            number = builder.load(builder.gep(rows, [e]))
+            at = builder.gep(first, [builder.mul(builder.sext(number, LONG), stride)])
+            given = builder.load(builder.bitcast(at, vector.as_pointer()), align=size)
+            then, before = [], iter(now)
+            for kind in kinds:
+                value = next(before)
+                if kind in whose:
+                    more = builder.fcmp_ordered(">" if kind == "max" else "<", given, value)
+                    chosen = builder.select(more, every(number, numbers), next(before))
+                    then += [builder.select(more, given, value), chosen]
+                elif kind == "scaled":
+                    place = builder.gep(data(5, real), [builder.sub(e, begin_)])
+                    by = every(builder.load(place), vector)
+                    then.append(builder.fadd(value, builder.fmul(by, given)))
+                else:
+                    term = builder.fmul(given, given) if kind == "squares" else given
+                    then.append(builder.fadd(value, term))
+            following = builder.add(e, LONG(1))
             again = builder.basic_block
-            for (phi, before), after in zip(phis, then, strict=True):
-                phi.add_incoming(before, start)
+            steps = zip((e, *now), (begin_, *held), (following, *then), strict=True)
+            for phi, at_first, after in steps:
+                phi.add_incoming(at_first, start)
                 phi.add_incoming(after, again)
-            builder.cbranch(builder.icmp_signed("<", then[0], end_), loop, done)
+            builder.cbranch(builder.icmp_signed("<", following, end_), loop, done)
 
             builder.position_at_end(done)
-            results = [(6, total, then[1], size), *([(7, chosen, then[2], 4)] if extreme else [])]
-            found = [builder.phi(after.type) for _, _, after, _ in results]
-            for phi, (_, before, after, _) in zip(found, results, strict=True):
-                phi.add_incoming(before, start)
+            found = [builder.phi(value.type) for value in held]
+            for phi, at_first, after in zip(found, held, then, strict=True):
+                phi.add_incoming(at_first, start)
                 phi.add_incoming(after, again)
-            for phi, (k, _, _, bytes_) in zip(found, results, strict=True):
-                put(k, phi, bytes_)
+            for phi, (place, bytes_) in zip(found, kept, strict=True):
+                builder.store(phi, place, align=bytes_)
             return context.get_dummy_value()
 
         ints = types.int64
-        return types.void(indices, ints, ints, x, ints, scale, out, whose), generate
+        return types.void(indices, ints, ints, x, ints, scale, out, high, low), generate
 
     return fold

@@ -26,38 +26,62 @@ def _forward(w, u, by, out):
 
 
 @compiled(parallel=True, fastmath={"reassoc"})
-def _back(w, u, g, gw, gu):
+def _weights(u, g, gw):
     for i in numba.prange(len(u)):
-        zero = g.dtype.type(0)
-        for k in range(w.shape[2]):
-            mine, given = gu[i, k], u[i, k]
-            mine[:] = zero
-            for h in range(w.shape[1]):
-                a, total, row = w[i, h, k], zero, g[i, h]
-                for d in range(u.shape[2]):
-                    mine[d] += a * row[d]
+        for k in range(gw.shape[2]):
+            for h in range(gw.shape[1]):
+                total, row, given = g.dtype.type(0), g[i, h], u[i, k]
                 for d in range(u.shape[2]):
                     total += row[d] * given[d]
                 gw[i, h, k] = total
+
+
+@compiled(parallel=True)
+def _rows(w, g, gu):
+    for i in numba.prange(len(gu)):
+        zero = g.dtype.type(0)
+        for k in range(w.shape[2]):
+            mine = gu[i, k]
+            mine[:] = zero
+            for h in range(w.shape[1]):
+                a, row = w[i, h, k], g[i, h]
+                for d in range(gu.shape[2]):
+                    mine[d] += a * row[d]
+
+
+def forward(w: Tensor, u: Tensor, by: Tensor) -> Tensor:
+    """``mixed`` without gradients, [n, H, L]."""
+    out = pool.empty(len(u), w.shape[1], u.shape[2], dtype=u.dtype)
+    _forward(*(t.detach().numpy() for t in (w, u, by.view(out.shape[1:]), out)))
+    return out
+
+
+def weights(w: Tensor, u: Tensor, g: Tensor) -> Tensor:
+    """The gradient of w, g_i u_i^T, from that of the result. Shapes: g [n, H, L] -> [n, H, K]."""
+    gw = pool.like(w)
+    _weights(u.numpy(), g.contiguous().numpy(), gw.numpy())
+    return gw
 
 
 class _Mixed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, w, u, by):
         w, u = w.contiguous(), u.contiguous()
-        out = pool.empty(len(u), w.shape[1], u.shape[2], dtype=u.dtype)
-        by = by.detach().view(out.shape[1:])
-        _forward(w.detach().numpy(), u.detach().numpy(), by.numpy(), out.numpy())
         ctx.save_for_backward(w, u)
-        return out
+        return forward(w, u, by)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
         w, u = ctx.saved_tensors
-        gw, gu = pool.like(w), pool.like(u)
-        _back(w.numpy(), u.numpy(), g.contiguous().numpy(), gw.numpy(), gu.numpy())
-        return gw, gu, g.sum(0).flatten() if ctx.needs_input_grad[2] else None
+        gu = pool.like(u)
+        _rows(w.numpy(), g.contiguous().numpy(), gu.numpy())
+        return weights(w, u, g), gu, g.sum(0).flatten() if ctx.needs_input_grad[2] else None
+
+
+def fits(w: Tensor, u: Tensor, by: Tensor) -> bool:
+    """Whether the compiled loops take them."""
+    return u.device.type == "cpu" and u.dtype == w.dtype == by.dtype and u.dtype in pool.KINDS
 
 
 def mixed(w: Tensor, u: Tensor, by: Tensor) -> Tensor:
@@ -65,6 +89,6 @@ def mixed(w: Tensor, u: Tensor, by: Tensor) -> Tensor:
 
     Shapes: w [n, H, K], u [n, K, L], by [H L] -> [n, H L].
     """
-    if u.device.type == "cpu" and u.dtype == w.dtype == by.dtype and u.dtype in pool.KINDS:
+    if fits(w, u, by):
         return _Mixed.apply(w, u, by).flatten(1)
     return torch.bmm(w, u).flatten(1) + by

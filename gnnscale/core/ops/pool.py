@@ -31,10 +31,10 @@ class Pool:
     def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """A CPU tensor with arbitrary content, of a block that waits if one fits."""
         size = math.prod(shape) * dtype.itemsize
-        if size < LEAST or dtype not in KINDS:
+        if size < LEAST or dtype not in HELD:
             return torch.empty(shape, dtype=dtype)
         block = self.take(size)
-        lent = block.numpy().view(KINDS[dtype]).reshape(shape)
+        lent = block.numpy().view(HELD[dtype]).reshape(shape)
         weakref.finalize(lent, self.put, block).atexit = False
         return torch.from_numpy(lent)  # holds ``lent`` as long as its storage lives
 
@@ -74,5 +74,7 @@ class Pool:
 
 KINDS = {torch.float32: np.float32, torch.float64: np.float64}
 """What numpy knows of what is computed in."""
+HELD = {**KINDS, torch.int32: np.int32}
+"""And of what is kept beside that."""
 POOL = Pool()
 empty, like = POOL.empty, POOL.like
