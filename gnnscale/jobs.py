@@ -8,12 +8,14 @@ import shlex
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
@@ -111,7 +113,8 @@ class Jobs:
             entry = hydra.main(
                 version_base="1.3", config_path=str(self.catalog.folders[0]), config_name="train"
             )
-            entry(lambda config: self.job(config, before))()
+            with _one_composition(unset=len(self.catalog.folders) == 1 and not _hydra(self.typed)):
+                entry(lambda config: self.job(config, before))()
         except (HydraException, OmegaConfBaseException) as error:
             raise UsageError(compose.readable(error)) from error
         except OSError as error:  # jobs handle their own: this is Hydra making the run folder
@@ -154,6 +157,27 @@ class Jobs:
             self.codes.append(2)
         if self.many and self.codes[-1] == 130:
             raise KeyboardInterrupt
+
+
+def _hydra(typed: Sequence[str]) -> bool:
+    """Whether something typed may say ``hydra.mode``."""
+    return any("mode" in word for word in typed if word.lstrip("+~").startswith("hydra"))
+
+
+@contextmanager
+def _one_composition(unset: bool) -> Iterator[None]:
+    """Hydra composes everything twice, first only to learn ``hydra.mode``.
+
+    Where it is ``unset``, since no typed word and no folder of the user's sets it, Hydra is told
+    what it would find, None; a third of a second.
+    """
+    asked = Hydra.get_mode
+    if unset:
+        Hydra.get_mode = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        Hydra.get_mode = asked
 
 
 def _notes(config: Any, hydra: Any) -> dict[str, str]:

@@ -5,8 +5,11 @@ import sys
 import textwrap
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
 
-from gnnscale import cli
+from gnnscale import cli, jobs
+from gnnscale.catalog import Catalog
 
 FAST = ("dataset=synthetic", "dataset.nodes=60", "dataset.degree=6", "dataset.classes=3",
         "dataset.features=8", "dataset.train=0.3", "dataset.valid=0.3",
@@ -50,6 +53,50 @@ def test_train_prints_the_run_folder_last(gnnscale, tmp_path):
     assert about["command"] == "gnnscale train " + " ".join(FAST)
     assert "++trainer.epochs=2" in about["overrides"]
     assert "test accuracy" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "times"),
+    [
+        ((), 1),
+        (("hydra.mode=RUN",), 2),
+        (("-m", "seed=0,1"), 1),
+    ],  # the sweep; its jobs go otherwise
+)
+def test_hydra_composes_no_more_than_it_must(gnnscale, monkeypatch, words, times):
+    """Its question for ``hydra.mode`` is answered without composing where nothing typed sets it."""
+    composed, whole, ask, modes = [], Hydra.compose_config, Hydra.get_mode, []
+
+    def counted(self, *given, **named):
+        composed.append(given)
+        return whole(self, *given, **named)
+
+    def asked(self, *given, **named):
+        modes.append(given)
+        return ask(self, *given, **named)
+
+    monkeypatch.setattr(Hydra, "compose_config", counted)
+    monkeypatch.setattr(Hydra, "get_mode", asked)
+    code, _, err = gnnscale("train", *FAST, *words)
+    assert code == 0, err
+    assert len(composed) == times
+    assert len(modes) == (1 if "hydra.mode=RUN" in words else 0)
+    assert Hydra.get_mode is asked
+
+
+def test_our_options_do_not_set_the_mode_of_hydra():
+    with initialize_config_dir(str(Catalog.load(()).folders[0]), version_base="1.3"):
+        assert compose("train", return_hydra_config=True).hydra.mode is None
+
+
+@pytest.mark.parametrize(
+    ("words", "set_"),
+    [(("hydra.mode=MULTIRUN",), True), (("++hydra.mode=RUN",), True),
+     (("hydra={mode: RUN}",), True),
+     (("hydra.run.dir=out", "model=gcn", "quantization.mode=x"), False)],
+)  # fmt: skip
+def test_what_may_set_the_mode_of_hydra(words, set_):
+    assert jobs._hydra(words) == set_
 
 
 SAME = [

@@ -21,6 +21,7 @@ from typing import Any
 import numba
 from filelock import FileLock
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.runtime import rtsys
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -87,6 +88,16 @@ class Cache(FunctionCache):
         self.base = self._impl.filename_base + form
         self.stamp = stamp
         self._cache_file = IndexDataCacheFile(self._cache_path, f"{self.base}.{stamp}", stamp)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Machine code without what compiling needs: numba gets ready to compile at every load.
+
+        That takes a quarter to half a second once. What is not kept is compiled by a compiler that
+        gets ready itself; machine code needs the memory that it allocates from, no more.
+        """
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """One process at a time; what other versions have left is removed."""

@@ -51,6 +51,22 @@ def test_it_is_kept_and_found_again(script):
     assert len(stored(script, ".nbc")) == 2
 
 
+READY = "numba.np.linalg"
+"""Imported when numba gets ready to compile."""
+
+
+@pytest.mark.parametrize("kind", ["int", "row"])
+def test_what_is_kept_loads_without_getting_ready_to_compile(script, kind):
+    script.write_text(script.read_text() + f"    print({READY!r} in sys.modules)\n")
+
+    for expected in (True, False):
+        done = subprocess.run(
+            [sys.executable, str(script), kind], capture_output=True, text=True, check=True,
+            env={**os.environ, "NUMBA_CACHE_DIR": str(script.parent / "cache")},
+        )  # fmt: skip
+        assert done.stdout.split()[-1] == str(expected)
+
+
 def test_a_changed_source_never_meets_old_code(script):
     run(script, "int")
     (old,) = stored(script, ".nbc")
