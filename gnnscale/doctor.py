@@ -187,7 +187,7 @@ def _numba() -> Iterator[Check]:
     import numba
 
     from gnnscale.core.compiled import Parallel
-    from gnnscale.core.ops import numba_kernels
+    from gnnscale.core.ops import native_kernels
 
     try:
         layer = numba.threading_layer()  # known once a parallel kernel has run
@@ -196,7 +196,7 @@ def _numba() -> Iterator[Check]:
     advice = "" if layer != "workqueue" else "not safe from several threads: pip install tbb"
     detail = f"{layer}, {numba.get_num_threads()} threads"
     yield Check("numba threads", True if not advice else None, detail, advice)
-    kernel = next(f for f in vars(numba_kernels).values() if isinstance(f, Parallel))
+    kernel = next(f for f in vars(native_kernels).values() if isinstance(f, Parallel))
     folder = kernel.serial.stats.cache_path
     fine = bool(folder) and os.access(folder, os.W_OK)
     advice = "" if fine else "kernels are compiled anew in each run: set NUMBA_CACHE_DIR"

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numba
 import torch
 
-from gnnscale.core.ops import dense_kernels, numba_kernels
+from gnnscale.core.ops import dense_kernels, native_kernels
 from gnnscale.core.ops.adjacency import Adjacency
 
 SIZES = (30, 100, 300, 1000, 3000)
@@ -44,7 +44,7 @@ def ratio(graph: Adjacency, x: torch.Tensor, rounds: int) -> str:
     """Dense over sparse, and both times."""
     found: dict[str, list[float]] = {"sparse": [], "dense": []}
     for number in range(rounds + 2):
-        for name, kernel in (("sparse", numba_kernels.total), ("dense", dense_kernels.total)):
+        for name, kernel in (("sparse", native_kernels.total), ("dense", dense_kernels.total)):
             seconds = timed(kernel, graph, x)
             if number >= 2:
                 found[name].append(seconds)

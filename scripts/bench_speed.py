@@ -180,7 +180,7 @@ def forms(graph: Adjacency, width: int) -> list[Callable[[], object]]:
     x, w = torch.randn(graph.n_src, width), torch.rand(graph.n_edges, 1)
     heads, ends, rows = x.unsqueeze(1), graph.indices.numpy(), x.numpy()
     parts = torch.empty(64, width).numpy()
-    kernels = [BACKENDS[name] for name in ("numba", "dgl", "torch")]
+    kernels = [BACKENDS[name] for name in ("native", "dgl", "torch")]
     return [
         lambda: gather(ends, rows, parts),
         *(lambda kernel=kernel: kernel.total(graph, x) for kernel in kernels),
@@ -194,7 +194,7 @@ def products(bench: Bench) -> None:
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     head("columns", "random gather, ms", *(
-        f"{form}, {name}" for form in ("sum", "weighted sum") for name in ("numba", "dgl", "torch")
+        f"{form}, {name}" for form in ("sum", "weighted sum") for name in ("native", "dgl", "torch")
     ))  # fmt: skip
     for width in WIDTHS:
         medians = list(interleaved(forms(graph, width)))

@@ -19,7 +19,7 @@ def test_this_installation_is_healthy(checks):
 def test_everything_is_covered(checks):
     assert {*doctor.REQUIRED, *doctor.OPTIONAL} <= set(checks)
     assert {"python", "platform", "options", "dgl import", "graphbolt", "metis"} <= set(checks)
-    assert {f"kernel {name} on cpu" for name in ("dgl", "numba", "torch", "dense")} <= set(checks)
+    assert {f"kernel {name} on cpu" for name in ("dgl", "native", "torch", "dense")} <= set(checks)
     assert {
         "numba threads",
         "numba cache",

@@ -54,7 +54,7 @@ class Hardware(Component):
         threads: Count | None = None,
         affinity: list[Whole] | None = None,
         precision: Literal["float32", "bfloat16"] = "float32",
-        kernel: Literal["auto", "dgl", "numba", "torch", "dense"] = "auto",
+        kernel: Literal["auto", "dgl", "native", "torch", "dense"] = "auto",
         workers: Whole = 0,
         order: Order = "source",
         pin: bool = True,

@@ -86,7 +86,7 @@ def test_least_bytes_of_gcn(data):
     assert first.least_bytes == 4 * N * F + 4 * N * 4 + 4 * (F * 4 + 4) + index
 
 
-@pytest.mark.parametrize("kernel", ["torch", "numba", "dgl"])
+@pytest.mark.parametrize("kernel", ["torch", "native", "dgl"])
 def test_the_count_does_not_depend_on_the_kernel(data, kernel):
     ops.select(kernel)
     try:

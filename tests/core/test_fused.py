@@ -196,7 +196,7 @@ def test_half_precision_is_taken_up_as_by_every_product(dtype):
     assert leaf.grad.dtype == dtype
 
 
-@pytest.mark.parametrize("kernel", ["auto", "numba", "dgl", "torch"])
+@pytest.mark.parametrize("kernel", ["auto", "native", "dgl", "torch"])
 def test_one_pass_or_many_by_the_kernel(kernel, monkeypatch):
     ops.select(kernel)
     passes = []
@@ -213,7 +213,7 @@ def test_one_pass_or_many_by_the_kernel(kernel, monkeypatch):
     std = hop.reduce(identity, x, "std")
     torch.testing.assert_close(std, want[-1], rtol=1e-12, atol=1e-12)
     both = [AGGREGATORS, AGGREGATORS, ("std",)]
-    assert passes == (both if kernel in ("auto", "numba") else [])
+    assert passes == (both if kernel in ("auto", "native") else [])
     # sums alone are left to the fastest sparse product
     hop.reduce(identity, x, ("sum", "add", "mean"))
     assert len(passes) <= len(both)

@@ -16,9 +16,9 @@ from gnnscale.train.meter import Meter
 def test_threads_and_kernel_are_applied():
     before = torch.get_num_threads()
     try:
-        Hardware(threads=1, kernel="numba").apply()
+        Hardware(threads=1, kernel="native").apply()
         assert torch.get_num_threads() == 1
-        assert ops.backend("total", torch.device("cpu")) is ops.numba_kernels
+        assert ops.backend("total", torch.device("cpu")) is ops.native_kernels
     finally:
         Hardware(threads=before).apply()
 

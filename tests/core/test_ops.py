@@ -8,7 +8,7 @@ from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.fused import Factors
 from gnnscale.core.ops.watch import watched
 
-KERNELS = ["dgl", "numba", "torch", "dense"]
+KERNELS = ["dgl", "native", "torch", "dense"]
 
 
 @pytest.fixture(autouse=True)
@@ -288,7 +288,7 @@ def test_backends_agree_on_a_larger_graph(dtype, sixty):
 
 @pytest.mark.process
 def test_numba_is_bitwise_the_same_under_one_and_two_threads(threads):
-    ops.select("numba")
+    ops.select("native")
     draw = torch.Generator().manual_seed(5)
     degree = torch.randint(0, 40, (500,), generator=draw)
     indptr = torch.cat([torch.zeros(1, dtype=torch.int64), degree.cumsum(0)])
@@ -323,22 +323,22 @@ def test_select_refuses_an_unknown_kernel():
         UsageError, match=r"hardware\.kernel 'nonsense' does not exist.*valid: auto"
     ):
         ops.select("nonsense")
-    with pytest.raises(UsageError, match=r"'nubma' does not exist \(did you mean 'numba'\?\)"):
-        ops.select("nubma")
-    assert ops.backend("softmax", torch.device("cpu")) is ops.numba_kernels  # nothing was changed
+    with pytest.raises(UsageError, match=r"'natvie' does not exist \(did you mean 'native'\?\)"):
+        ops.select("natvie")
+    assert ops.backend("softmax", torch.device("cpu")) is ops.native_kernels  # nothing was changed
 
 
 def test_auto_takes_the_fastest_of_the_device():
     cpu = torch.device("cpu")
-    assert ops.backend("total", cpu) is ops.numba_kernels
-    assert ops.backend("weighted_total", cpu) is ops.numba_kernels
+    assert ops.backend("total", cpu) is ops.native_kernels
+    assert ops.backend("weighted_total", cpu) is ops.native_kernels
     ops.select("torch")
     assert ops.backend("total", cpu) is ops.torch_kernels
 
 
 def test_auto_takes_dense_products_of_dense_graphs(dense):
     cpu, draw = torch.device("cpu"), torch.Generator().manual_seed(0)
-    for share, module in ((0.1, ops.numba_kernels), (0.5, ops.dense_kernels)):
+    for share, module in ((0.1, ops.native_kernels), (0.5, ops.dense_kernels)):
         src, dst = (torch.rand(70, 70, generator=draw) < share).nonzero().T
         graph = Adjacency.from_edges(src, dst, 70)
         assert ops.backend("total", cpu, graph) is module
@@ -350,8 +350,8 @@ def test_auto_takes_dense_products_of_dense_graphs(dense):
         same(got, want @ x, x)
         half = x.detach().bfloat16()
         assert torch.equal(ops.total(graph, half), ops.total(graph, half.float()))
-    ops.select("numba")
-    assert ops.backend("total", cpu, graph) is ops.numba_kernels
+    ops.select("native")
+    assert ops.backend("total", cpu, graph) is ops.native_kernels
 
 
 def test_a_dense_product_is_no_gather():
@@ -375,8 +375,8 @@ def test_no_matrix_that_is_too_large_or_too_small():
 
 def test_a_cpu_kernel_is_refused_on_cuda():
     cuda = torch.device("cuda")
-    ops.select("numba")
-    with pytest.raises(UsageError, match=r"hardware\.kernel=numba: does not run on cuda; choose"):
+    ops.select("native")
+    with pytest.raises(UsageError, match=r"hardware\.kernel=native: does not run on cuda; choose"):
         ops.backend("total", cuda)
     ops.select("auto")
     assert "cuda" in ops.backend("total", cuda).DEVICES

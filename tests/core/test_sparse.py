@@ -51,7 +51,7 @@ def test_slices_masks_pieces(pair):
         s[::2]
 
 
-@pytest.mark.parametrize("kernel", ["auto", "dgl", "numba", "torch"])
+@pytest.mark.parametrize("kernel", ["auto", "dgl", "native", "torch"])
 @pytest.mark.parametrize("few", [0, 16])
 def test_product_and_gradient_are_those_of_the_dense_matrix(pair, kernel, few, monkeypatch):
     monkeypatch.setattr(sparse, "FEW", few)

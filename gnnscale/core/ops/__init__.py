@@ -1,8 +1,8 @@
 """Message-passing products with gradients, over interchangeable kernels.
 
-``hardware.kernel`` picks the backend: ``dgl``, ``numba``, ``torch``, ``dense`` or ``auto`` (the
-fastest one measured on that device, per product, and per graph where it is dense). A backend is a
-module with ten functions on raw tensors; gradients are written once, here.
+``hardware.kernel`` picks the backend: ``dgl``, ``native`` (compiled with numba), ``torch``,
+``dense`` or ``auto`` (the fastest one measured on that device, per product, and per graph where it
+is dense). A backend is a module with ten functions on raw tensors; gradients are written once here.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gnnscale.core.errors import UsageError, unknown
-from gnnscale.core.ops import dense_kernels, dgl_kernels, numba_kernels, torch_kernels
+from gnnscale.core.ops import dense_kernels, dgl_kernels, native_kernels, torch_kernels
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.attention import attention as fused_attention
 from gnnscale.core.ops.coded import Coded, Heads
@@ -22,11 +22,11 @@ from gnnscale.core.ops.watch import tell
 
 BACKENDS: dict[str, ModuleType] = {
     "dgl": dgl_kernels,
-    "numba": numba_kernels,
+    "native": native_kernels,
     "torch": torch_kernels,
     "dense": dense_kernels,
 }
-PREFERRED = {"cpu": ("numba", "dgl", "torch"), "cuda": ("dgl", "torch")}
+PREFERRED = {"cpu": ("native", "dgl", "torch"), "cuda": ("dgl", "torch")}
 
 _choice = "auto"
 
@@ -57,7 +57,7 @@ def backend(product: str, device: torch.device, adj: Adjacency | None = None) ->
 
 def fuses(device: torch.device) -> bool:
     """Whether several aggregators, or factors and their sum, take one pass there."""
-    return backend("several", device) is numba_kernels
+    return backend("several", device) is native_kernels
 
 
 class _Total(torch.autograd.Function):
@@ -76,7 +76,7 @@ class _Operator(torch.autograd.Function):
     @staticmethod
     def forward(ctx, adj, x, factors):
         ctx.adj, ctx.factors = adj, factors
-        return numba_kernels.operator(adj, x, *factors)
+        return native_kernels.operator(adj, x, *factors)
 
     @staticmethod
     @once_differentiable
@@ -84,7 +84,7 @@ class _Operator(torch.autograd.Function):
         src, dst, weight, diag = ctx.factors
         back = ctx.adj.T
         weight = weight if weight is None else weight[back.edges]
-        return None, numba_kernels.operator(back, g, dst, src, weight, diag), None
+        return None, native_kernels.operator(back, g, dst, src, weight, diag), None
 
 
 class _WeightedTotal(torch.autograd.Function):
@@ -171,7 +171,7 @@ def operator(adj: Adjacency, x: Tensor, factors: Factors) -> Tensor:
     """
     learned = any(f is not None and f.requires_grad for f in factors)
     plain = isinstance(x, Tensor) and x.dim() == 2 and not learned
-    if plain and backend("total", x.device, adj) is numba_kernels:
+    if plain and backend("total", x.device, adj) is native_kernels:
         tell("total", adj, x.shape[1], factors.weight is not None)
         return _Operator.apply(adj, _stored(x), factors)
     x = full(x) if isinstance(x, Tensor) else x

@@ -17,7 +17,7 @@ from gnnscale.core.ops import pool
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.dropout import drawn, halves, hashed, words
 from gnnscale.core.ops.lanes import AHEAD, LINE, fetch, widened
-from gnnscale.core.ops.numba_kernels import stored
+from gnnscale.core.ops.native_kernels import stored
 
 RUNS = 64
 """Partial sums over rows of what is summed over all of them, so that it is no matter of threads."""
