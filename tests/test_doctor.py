@@ -35,7 +35,7 @@ def test_everything_is_covered(checks):
 
 def test_findings(checks):
     assert checks["torch"].detail == metadata.version("torch")
-    assert checks["kernel numba on cpu"].detail == "sum [0.0, 1.0, 3.0]"
+    assert checks["kernel native on cpu"].detail == "sum [0.0, 1.0, 3.0]"
     assert checks["metis"].detail.startswith("6 x 6 grid cut into ")
 
 
