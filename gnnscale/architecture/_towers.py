@@ -85,7 +85,7 @@ class Message(nn.Module):
         """Aggregates of B h_j + C e_ij."""
         if self.edge is None:
             return hop.reduce(lambda h: self.q_message(self.other(h, hop), hop), h, names)
-        m = self.other(h, hop).index_select(0, hop.graph.indices) + self.edge(hop.edge)  # [E, T d]
+        m = hop.sources(self.other(h, hop)) + self.edge(hop.edge)  # [E, T d]
         m = self.q_message(m, hop)
         return hop.collect(m, tuple("add" if name == "sum" else name for name in names))
 

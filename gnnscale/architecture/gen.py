@@ -81,7 +81,7 @@ class GENConv(nn.Module):
 
         if self.aggr == "softmax":
             m = message(h)
-            a = hop.softmax((self.scale * m).index_select(0, hop.graph.indices))  # [E, D]
+            a = hop.softmax(hop.sources(self.scale * m))  # [E, D]
             return hop.reduce(lambda m: m, m.unsqueeze(2), weight=a).squeeze(2)
         if self.aggr == "power":
             m = message(h)
@@ -92,7 +92,7 @@ class GENConv(nn.Module):
     def of_edges(self, hop: Hop, h: Tensor) -> Tensor:
         """Aggregated messages of a source and an edge. [n_src, D], [E, F_e] -> [n_dst, D]."""
         assert self.edge is not None
-        m = h.index_select(0, hop.graph.indices) + self.edge(hop.edge)
+        m = hop.sources(h) + self.edge(hop.edge)
         m = full(self.q_message(m.relu() + LEAST, hop))  # [E, D]
         if self.aggr == "softmax":
             return hop.collect(m * hop.softmax(self.scale * m))

@@ -44,7 +44,7 @@ class GINEConv(nn.Module):
 
     def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:
         """One convolution over ``hop``."""
-        m = h.index_select(0, hop.graph.indices)  # [E, d_in]
+        m = hop.sources(h)  # [E, d_in]
         m = m if self.edge is None else m + self.edge(hop.edge)
         z = self.q_aggregate(hop.collect(self.q_message(m.relu(), hop)), hop)
         return self.q_update(self.mlp((1 + self.eps) * first(h, hop.graph.n_dst) + z), hop)

@@ -38,7 +38,7 @@ class OGBGCNConv(nn.Module):
         """One convolution over ``hop``."""
         assert hop.diag is not None
         z = self.linear(h, hop)
-        m = z.index_select(0, hop.graph.indices)  # [E, d_out]
+        m = hop.sources(z)  # [E, d_out]
         m = m if self.edge is None else m + self.edge(hop.edge)
         m = self.q_message(m.relu(), hop) * hop.entries(m.dtype).unsqueeze(1)
         own = (first(z, hop.graph.n_dst) + self.root).relu() * hop.diag.unsqueeze(1)

@@ -70,7 +70,7 @@ class Propagation(nn.Module):
 
     def parts(self, hop: Hop, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """w, a and m of one step; without dropout those of every step."""
-        e = self.score(batch.x, batch.nodes, hop).index_select(0, hop.graph.indices)  # [E, 1]
+        e = hop.sources(self.score(batch.x, batch.nodes, hop))  # [E, 1]
         w = hop.softmax(self.q_attention(e, hop))
         w = dropout(w, self.attention_dropout) if self.training else w
         return w, self.gate(batch.x, batch.nodes, hop), self.perceptron(batch.x)

@@ -103,7 +103,7 @@ class SourceGATConv(nn.Module):
         z = z * graph.out_degree.clamp(min=1).to(z.dtype).rsqrt().unsqueeze(1)
         z = self.q_message(z, hop).view(len(h), self.heads, -1)  # [n_src, heads, D]
         score = F.leaky_relu((z * self.q_left(self.left)).sum(-1), 0.2)  # [n_src, heads]
-        e = self.q_attention(score.index_select(0, graph.indices), hop)  # [E, heads]
+        e = self.q_attention(hop.sources(score), hop)  # [E, heads]
         a = hop.softmax(e)
         a = dropout(a, self.attention_dropout) if self.training else a
         out = hop.reduce(lambda z: z, z, weight=a).flatten(1)  # [n_dst, heads * D]

@@ -241,7 +241,11 @@ class Hop:
 
         Shapes: h_src [n_src, ...], h_dst [n_dst, ...] -> [E, ...].
         """
-        return fn(h_src.index_select(0, self.graph.indices), h_dst.index_select(0, self.graph.dst))
+        return fn(ops.at_sources(self.graph, h_src), ops.at_targets(self.graph, h_dst))
+
+    def sources(self, h: Tensor) -> Tensor:
+        """The row of every edge's source, [n_src, ...] -> [E, ...]."""
+        return ops.at_sources(self.graph, h)
 
     def attend(
         self,

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
 from gnnscale.core import ops
 from gnnscale.core.errors import UsageError
@@ -89,6 +89,35 @@ def test_total_weighted_by_edge(kernel, adj, dense):
 def test_total_weighted_by_edge_and_head(kernel, adj):
     x, w = randn(adj.n_src, 2, 3), randn(adj.n_edges, 2, seed=1)
     same(ops.total(adj, x, w), per_head(adj, x, w), x, w)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 3)])
+def test_rows_at_the_ends_of_edges(shape, kernel, adj):
+    x, y = randn(adj.n_src, *shape), randn(adj.n_dst, *shape, seed=1)
+    same(ops.at_sources(adj, x), x[adj.indices.long()], x)
+    same(ops.at_targets(adj, y), y[adj.dst.long()], y)
+
+
+def test_rows_at_the_ends_of_edges_have_second_derivatives(kernel, adj):
+    x, y = randn(adj.n_src, 2), randn(adj.n_dst, 2, seed=1)
+    if adj.n_edges:
+        assert gradgradcheck(
+            lambda x, y: ops.at_sources(adj, x) ** 3 + ops.at_targets(adj, y) ** 3, (x, y)
+        )
+
+
+def test_rows_at_the_ends_of_edges_keep_their_type(kernel, adj):
+    x = randn(adj.n_src, 3).detach().bfloat16().requires_grad_()
+    ops.at_sources(adj, x).sum().backward()
+    assert x.grad.dtype == torch.bfloat16
+    assert torch.equal(x.grad.float(), adj.out_degree.float().unsqueeze(1).expand(-1, 3))
+
+
+def test_the_gradient_of_rows_at_edges_makes_no_matrix_of_edges(kernel, monkeypatch):
+    monkeypatch.setattr(Adjacency, "dense", None)
+    adj = bipartite()
+    x, y = randn(adj.n_src, 3), randn(adj.n_dst, 3)
+    (ops.at_sources(adj, x).sum() + ops.at_targets(adj, y).sum()).backward()
 
 
 @pytest.mark.parametrize("given", ["", "s", "d", "w", "o", "sd", "sdo", "sdwo"])

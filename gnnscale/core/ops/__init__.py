@@ -104,6 +104,19 @@ class _WeightedTotal(torch.autograd.Function):
         return None, gx, gw
 
 
+class _AtEnds(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, adj, h, far):
+        ctx.adj, ctx.far, ctx.shape, ctx.dtype = adj, far, h.shape, h.dtype
+        return h.index_select(0, adj.indices if far else adj.dst)
+
+    @staticmethod
+    def backward(ctx, g):
+        back = ctx.adj.T.by_edge if ctx.far else ctx.adj.edgewise
+        g = _Total.apply(back, full(g).unsqueeze(-1).flatten(1))
+        return None, g.view(ctx.shape).to(ctx.dtype), None
+
+
 class _Extreme(torch.autograd.Function):
     @staticmethod
     def forward(ctx, adj, x, sign):
@@ -203,6 +216,26 @@ def total(adj: Adjacency, x: Tensor, weight: Tensor | None = None) -> Tensor:
     if weight.dim() == 1:
         return _WeightedTotal.apply(adj, x.unsqueeze(1), weight.unsqueeze(1)).squeeze(1)
     return _WeightedTotal.apply(adj, x, weight)
+
+
+def at_sources(adj: Adjacency, h: Tensor) -> Tensor:
+    """h_j of every edge j -> i. Shapes: h [n_src, ...] -> [E, ...].
+
+    On the CPU the gradient is a sum over the edges of a row: torch adds them up one by one, which
+    takes two to ten times as long.
+    """
+    return _at_ends(adj, h, True)
+
+
+def at_targets(adj: Adjacency, h: Tensor) -> Tensor:
+    """h_i of every edge j -> i, likewise. Shapes: h [n_dst, ...] -> [E, ...]."""
+    return _at_ends(adj, h, False)
+
+
+def _at_ends(adj: Adjacency, h: Tensor, far: bool) -> Tensor:
+    if h.requires_grad and h.device.type == "cpu" and h.is_floating_point():
+        return _AtEnds.apply(adj, h, far)
+    return h.index_select(0, adj.indices if far else adj.dst)
 
 
 def extreme(adj: Adjacency, x: Tensor, sign: int) -> Tensor:

@@ -119,6 +119,12 @@ class Adjacency:
         each = torch.arange(self.n_edges, dtype=torch.int32, device=self.device)
         return Adjacency(self.indptr, each, self.n_edges)
 
+    @cached_property
+    def by_edge(self) -> "Adjacency":
+        """Of a transposed one: the same rows over the edges it was made of in place of sources."""
+        assert self.edges is not None
+        return Adjacency(self.indptr, self.edges.int(), self.n_edges)
+
     def to(self, device: torch.device | str) -> "Adjacency":
         """The same edges on another device: itself if it is there already, and moved only once."""
         device = torch.device(device)

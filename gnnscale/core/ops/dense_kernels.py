@@ -29,6 +29,8 @@ def pays(adj: Adjacency) -> bool:
 
 def total(adj: Adjacency, x: Tensor) -> Tensor:
     """Sum of source rows per destination. [n_src, D] -> [n_dst, D]."""
+    if adj.n_src == adj.n_edges:  # a column per edge: E / n times the pairs of nodes
+        return torch_kernels.total(adj, x)
     return adj.dense(x.dtype) @ x.detach().contiguous()
 
 
