@@ -108,14 +108,16 @@ def predict(
     out: Path | None,
     catalog: Catalog,
     trusted: frozenset[str],
+    only: str | None = None,
 ) -> Path:
-    """Write what a finished run says of every node; the file it was written to.
+    """Write what a finished run says of every node, or of some; the file it was written to.
 
     Columns: ``id`` (the source's own node id), ``split``, ``prediction`` (class name, or names
     joined by ``;``), and ``p_<class>``: softmax for one class per node, sigmoid for several; of a
     regression only ``value_<k>``. At graph level a line is a graph.
     ``typed`` may name another graph of the same schema: as many features and, where both name
-    them, the same feature columns and classes.
+    them, the same feature columns and classes. ``only``: a part of the split, or a file with an id
+    per line or a table with a column ``id``, whose order the lines then have.
     """
     folder, own = run_root(folder)
     plan = session.load_plan(folder, catalog, trusted)
@@ -134,10 +136,57 @@ def predict(
     run = compose.build(plan, seed, where, shape=Shape(about["features"], about["classes"]))
     same_schema(run.data, record)
     compose.take_up(plan, run, where)
-    everyone = torch.arange(run.data.items)
-    logits = run.inference(run.model, run.data, everyone, run.device).float().cpu()
-    _write(run.data, logits, about["kind"], about["facts"].get("classes"), target)
+    asked = _asked(run.data, only)
+    logits = run.inference(run.model, run.data, asked, run.device).float().cpu()
+    _write(run.data, asked, logits, about["kind"], about["facts"].get("classes"), target)
     return target
+
+
+def _asked(data: GraphData, only: str | None) -> torch.Tensor:
+    """The items that are asked for. Raises UsageError where ``only`` names none, or others."""
+    if only is None:
+        return torch.arange(data.items)
+    if only in data.splits:
+        found = data.splits[only].sort().values
+        if not len(found):
+            raise UsageError(f"only={only}: {data.name} has no nodes or graphs in that part")
+        return found
+    source = Path(only)
+    if not source.is_file():
+        parts = ", ".join(f"only={name}" for name in data.splits if len(data.splits[name]))
+        raise UsageError(
+            f"only={only}: neither a part of the split nor a file; valid: {parts or 'no part here'}"
+            ", or a file with an id per line or a table with a column id"
+        )
+    wanted = _ids(source)
+    known = data.names if data.names is not None else range(data.items)
+    place = {str(name): k for k, name in enumerate(known)}
+    strangers = [name for name in wanted if name not in place]
+    if strangers or not wanted:
+        said = f"{strangers[0]!r} is not an id of {data.name}" if strangers else "holds no id"
+        more = f" (nor are {len(strangers) - 1} more)" if len(strangers) > 1 else ""
+        raise UsageError(f"only={only}: {said}{more}; the ids are those of gnnscale predict")
+    return torch.tensor([place[name] for name in wanted])
+
+
+def _ids(source: Path) -> list[str]:
+    """Ids as text, of a table's column ``id`` or of the lines of a file."""
+    import pandas as pd
+
+    try:
+        if source.suffix == ".parquet":
+            table = pd.read_parquet(source)
+        elif source.suffix in (".csv", ".tsv"):
+            table = pd.read_csv(source, sep="\t" if source.suffix == ".tsv" else ",", dtype=str)
+        else:
+            lines = source.read_text("utf-8").splitlines()
+            return [line.strip() for line in lines if line.strip()]
+        return [str(name) for name in table["id"]]
+    except KeyError:
+        raise UsageError(f"only={source}: has no column id; valid: a table that has one, or a file "
+                         "of another ending with an id per line") from None  # fmt: skip
+    except (OSError, ValueError, ImportError) as error:
+        raise UsageError(f"only={source}: can't be read ({error})") from error
 
 
 def _listed(seeds: Sequence[int]) -> str:
@@ -178,7 +227,12 @@ def same_schema(data: GraphData, record: Record) -> None:
 
 
 def _write(
-    data: GraphData, logits: torch.Tensor, kind: str, names: Sequence[str] | None, target: Path
+    data: GraphData,
+    asked: torch.Tensor,
+    logits: torch.Tensor,
+    kind: str,
+    names: Sequence[str] | None,
+    target: Path,
 ) -> None:
     import pandas as pd
 
@@ -187,6 +241,7 @@ def _write(
     split = np.full(data.items, "", object)
     for name, rows in data.splits.items():
         split[rows.numpy()] = name
+    ids, split = ids[asked.numpy()], split[asked.numpy()]
     if kind == "regression":
         table = pd.DataFrame({"id": ids, "split": split})
         table = table.join(pd.DataFrame(logits.numpy(), columns=[f"value_{c}" for c in classes]))

@@ -30,8 +30,8 @@ def run(tmp_path):
     return tmp_path
 
 
-def predict(run, *typed, seed=None, name="p.csv"):
-    made = finished.predict(run / "run", typed, seed, run / name, CATALOG, frozenset())
+def predict(run, *typed, seed=None, name="p.csv", only=None):
+    made = finished.predict(run / "run", typed, seed, run / name, CATALOG, frozenset(), only)
     return pd.read_parquet(made) if name.endswith("parquet") else pd.read_csv(made)
 
 
@@ -50,6 +50,31 @@ def test_predictions_are_those_that_were_scored(run):
         predict(run, name="p.parquet").drop(columns="split"), table.drop(columns="split"),
         check_dtype=False, atol=1e-5,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+def test_one_part_of_the_split(part, run):
+    table = predict(run)
+    want = table[table["split"] == part].reset_index(drop=True)
+    assert len(want)
+    pd.testing.assert_frame_equal(predict(run, only=part), want)
+
+
+@pytest.mark.parametrize("name", ["ids.txt", "ids.csv", "one.csv", "ids.tsv", "ids.parquet"])
+@pytest.mark.parametrize("inference", ["full", "query"])
+def test_some_ids_in_their_order(name, inference, run):
+    wanted, source = ["n7", "n3", "n19"], run / name
+    listed = pd.DataFrame({"weight": [1, 2, 3], "id": wanted})
+    if name.endswith("parquet"):
+        listed.to_parquet(source)
+    elif name.endswith("txt"):
+        source.write_text("n7\n n3\n\nn19\n")
+    else:
+        listed = listed[["id"]] if name == "one.csv" else listed
+        listed.to_csv(source, index=False, sep="\t" if name.endswith("tsv") else ",")
+    table = predict(run, f"inference={inference}", only=str(source))
+    want = predict(run).set_index("id").loc[wanted].reset_index()
+    pd.testing.assert_frame_equal(table, want, atol=2e-6)
 
 
 @pytest.mark.parametrize("order", ["degree", "rcm"])
@@ -97,11 +122,23 @@ def test_another_schema_is_refused(run):
         ((), {"seed": 7}, "seed=7: not finished .* valid: seed=0"),
         ((), {"name": "p.txt"}, r"unknown format; valid: a name ending in \.csv or \.parquet"),
         (("dataset.normalize=zscore", "dataset.split=none"), {}, "needs training nodes"),
+        ((), {"only": "tset"}, "neither a part .* valid: only=train, only=valid, only=test, or a"),
+        (("dataset.split=none",), {"only": "test"}, "(has no nodes|neither a part)"),
+        ((), {"only": "strange.txt"}, r"'n99' is not an id of .* \(nor are 1 more\)"),
+        ((), {"only": "empty.txt"}, "holds no id"),
+        ((), {"only": "no_ids.csv"}, "has no column id"),
+        ((), {"only": "broken.parquet"}, "can't be read"),
     ],
 )
-def test_what_cannot_be_predicted_is_refused(run, typed, more, said):
+def test_what_cannot_be_predicted_is_refused(run, typed, more, said, monkeypatch):
+    monkeypatch.chdir(run)
+    (run / "strange.txt").write_text("n1\nn99\nn98\n")
+    (run / "empty.txt").write_text("\n")
+    (run / "no_ids.csv").write_text("name,x\nn1,2\n")
+    (run / "broken.parquet").write_text("no table")
     with pytest.raises(UsageError, match=said):
         predict(run, *typed, **more)
+    assert not (run / "p.csv").exists()
 
 
 def test_scores_of_a_finished_run_are_found_again(run):

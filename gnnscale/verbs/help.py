@@ -9,7 +9,8 @@ gnnscale {version}: train, compress, measure and compare efficient graph neural 
   gnnscale train  [group=option ...] [key=value ...]   train, evaluate, write a run folder
   gnnscale check  [group=option ...] [key=value ...]   validate a composition without loading data
   gnnscale list   [group]                              groups, options, presets, papers
-  gnnscale predict run=FOLDER [seed=K] [out=FILE.csv]  class probabilities of every node
+  gnnscale predict run=FOLDER [seed=K] [out=FILE.csv]  class probabilities of every node, of a part
+      [only=test | only=IDS.txt]                       of the split, or of the ids in a file
   gnnscale convert run=FOLDER [out=FOLDER]             integer model of a quantized run
   gnnscale bench  [run=FOLDER | group=option ...]      latency, memory, cost, distance from the
       [bench=quick] [--vs ...] [peer=dgl|pyg]          machine's bounds; gnnscale bench --help

@@ -14,12 +14,12 @@ def predict(request: Request, catalog: Catalog) -> int:
     from gnnscale import finished, jobs
 
     jobs.set_up_log()
-    typed = normalise([o for o in request.overrides if key(o) != "out"], catalog)
+    typed = normalise([o for o in request.overrides if key(o) not in ("out", "only")], catalog)
     source, seed = value(typed, "run"), value(typed, "seed")
-    out = value(request.overrides, "out")
+    out, only = value(request.overrides, "out"), value(request.overrides, "only")
     if request.flags:
-        raise UsageError(f"{' '.join(request.flags)}: gnnscale predict takes run=, seed=, out= "
-                         "and overrides of dataset, hardware and inference")  # fmt: skip
+        raise UsageError(f"{' '.join(request.flags)}: gnnscale predict takes run=, seed=, out=, "
+                         "only= and overrides of dataset, hardware and inference")  # fmt: skip
     if source in (None, "null", ""):
         raise UsageError("gnnscale predict: which run? type gnnscale predict run=FOLDER, the "
                          "folder that gnnscale train printed")  # fmt: skip
@@ -28,7 +28,7 @@ def predict(request: Request, catalog: Catalog) -> int:
     others = [o for o in typed if key(o) not in ("run", "seed", "trust")]
     written = finished.predict(
         Path(plain(source)), others, None if seed is None else int(seed),
-        Path(plain(out)) if out else None, catalog, trusted(typed),
+        Path(plain(out)) if out else None, catalog, trusted(typed), plain(only) if only else None,
     )  # fmt: skip
     say(str(written))
     return 0
