@@ -120,6 +120,11 @@ def complete(words: Sequence[str], catalog: Catalog) -> list[str]:
         rest = word.removeprefix(sign)
         found += [sign + reply for reply in _override(rest, before, catalog)]
         found += [f"peer={name}" for name in PEERS if verb == "bench"]
+        found += (
+            ["out=", *(f"only={part}" for part in ("train", "valid", "test"))]
+            if verb == "predict"
+            else []
+        )
     return [reply for reply in dict.fromkeys(found) if reply.startswith(word)]
 
 

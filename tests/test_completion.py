@@ -233,6 +233,8 @@ def test_fish(shell, line, wanted):
 
 def test_bench_offers_peers_and_vs(catalog):
     assert complete(["bench", "pe"], catalog) == ["peer=dgl", "peer=pyg"]
+    assert complete(["predict", "ou"], catalog) == ["out="]
+    assert complete(["predict", "only=t"], catalog) == ["only=train", "only=test"]
     assert "--vs" in complete(["bench", "--"], catalog)
     assert "--vs" not in complete(["train", "--"], catalog)
     assert complete(["train", "pe"], catalog) == []
