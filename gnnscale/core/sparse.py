@@ -1,6 +1,7 @@
 """Feature rows of which few entries are not zero: stored, dropped out and multiplied as such."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,12 @@ from torch import Tensor
 
 from gnnscale.core import ops
 from gnnscale.core.compiled import compiled
+from gnnscale.core.ops import native_kernels
 from gnnscale.core.ops.adjacency import Adjacency
-from gnnscale.core.ops.dropout import dropout
+from gnnscale.core.ops.dropout import applied, drawn, dropout
+from gnnscale.core.ops.pool import KINDS
+from gnnscale.core.ops.sparse_product import fits, sparse_product
+from gnnscale.core.ops.watch import tell
 
 FEW = 16
 """Rows up to which a product with a transposed matrix is a dense one: to lay that matrix out anew
@@ -130,14 +135,26 @@ class SparseRows:
 
     def __matmul__(self, w: Tensor) -> Tensor:
         """Shapes: [n, F] @ [F, D] -> [n, D]."""
+        return self._times(w, self.values)
+
+    def _times(self, w: Tensor, values: Tensor, key: int = 0, p: float = 0.0) -> Tensor:
+        """The product, with these values under the dropout mask of this key."""
         here = self.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         if here and len(self) <= FEW and not w.is_contiguous():
             return self.dense() @ w
-        return ops.total(self.rows, w.contiguous(), self.values)
+        native = ops.backend("weighted_total", self.device) is native_kernels
+        if native and fits(self.rows, values, w):
+            tell("total", self.rows, w.shape[1], True)
+            return sparse_product(self.rows, values, w, key, p)
+        return ops.total(self.rows, w.contiguous(), applied(values, key, p) if p else values)
 
     def dropout(self, p: float) -> "SparseRows":
         """Each entry zero with probability p, the others divided by 1 - p."""
-        return self if p == 0 else SparseRows.of(self.rows, dropout(self.values, p))
+        if p == 0:
+            return self
+        if self.device.type != "cpu" or self.dtype not in KINDS or self.values.requires_grad:
+            return SparseRows.of(self.rows, dropout(self.values, p))
+        return Dropped(self.rows, self.values, drawn(p), p)
 
     def dense(self) -> Tensor:
         """The same matrix as a tensor."""
@@ -153,6 +170,37 @@ class SparseRows:
             return self
         values = self.values.to(target, non_blocking=non_blocking)
         return SparseRows.of(self.rows.to(target), values)
+
+
+class Dropped(SparseRows):
+    """Sparse rows under a dropout mask that a product draws on its way: entries that are dropped
+    cost nothing there. Whoever asks for ``values`` gets them with zeros in their places.
+
+    Args:
+        pattern, given: rows and columns, and values [nnz] before dropout. key, p: mask and rate.
+    """
+
+    def __init__(self, pattern: Adjacency, given: Tensor, key: int, p: float):
+        self.rows, self.given, self.key, self.p = pattern, given, key, p
+
+    @cached_property
+    def values(self) -> Tensor:  # type: ignore[override]
+        """[nnz], the dropped ones 0."""
+        return applied(self.given, self.key, self.p)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values."""
+        return self.given.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the values are."""
+        return self.given.device
+
+    def __matmul__(self, w: Tensor) -> Tensor:
+        """Shapes: [n, F] @ [F, D] -> [n, D]."""
+        return self._times(w, self.given, self.key, self.p)
 
 
 def cat(parts: Sequence[Any]) -> Any:

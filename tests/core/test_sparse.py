@@ -5,6 +5,7 @@ from compositions import CATALOG
 from gnnscale.binding import bind
 from gnnscale.core import ops, sparse
 from gnnscale.core.data import Shape
+from gnnscale.core.ops.dropout import dropout
 from gnnscale.core.sparse import SparseRows, cat, dense
 from gnnscale.core.traits import Trait
 from gnnscale.graph.whole import whole_batch
@@ -70,6 +71,71 @@ def test_product_and_gradient_are_those_of_the_dense_matrix(pair, kernel, few, m
     torch.testing.assert_close(a.grad, b.grad)
     # a transposed weight, as a linear layer multiplies by
     torch.testing.assert_close(s @ w.T.contiguous().T, x @ w)
+
+
+LONG = (500, 300, 0.6)  # more entries than have the words of one hash row
+
+
+@pytest.fixture(params=[LONG, (40, 9, 0.2), (0, 4, 0.5)])
+def made(request):
+    """Sparse rows of random numbers, some rows empty."""
+    n, width, share = request.param
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(n, width, dtype=torch.float64, generator=draw)
+    x[torch.rand(n, width, generator=draw) > share] = 0
+    x[1::7] = 0
+    return SparseRows.from_dense(x)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.8, 1 - 1e-9])
+@pytest.mark.parametrize("columns", [1, 7, 8, 40, 64, 111])
+def test_dropout_within_a_product_is_dropout_before_it(columns, p, made):
+    """Masks are the same entry by entry; values and gradients are those of the dense matrix."""
+    w = torch.randn(made.shape[1], columns, dtype=torch.float64).requires_grad_()
+    torch.manual_seed(5)
+    dropped = made.dropout(p)
+    out = dropped @ w
+    torch.manual_seed(5)
+    want = made.values if p == 0 else dropout(made.values, p)
+    assert torch.equal(dropped.values, want)
+    x = SparseRows.of(made.rows, want).dense()
+    torch.testing.assert_close(out, x @ w, rtol=1e-12, atol=1e-12 / (1 - p))
+    g = torch.randn_like(out)
+    (mine,) = torch.autograd.grad(out, w, g)
+    torch.testing.assert_close(mine, x.T @ g, rtol=1e-12, atol=1e-12 / (1 - p))
+
+
+def test_products_of_sparse_rows_do_not_depend_on_threads(threads):
+    made = SparseRows.from_dense(torch.randn(3000, 50) * (torch.rand(3000, 50) > 0.7))
+    w, found = torch.randn(50, 70), []
+    for n in (1, 2):
+        threads(n)
+        mine = w.clone().requires_grad_()
+        torch.manual_seed(0)
+        out = made.dropout(0.5) @ mine
+        out.backward(torch.ones_like(out))
+        found.append((out.detach(), mine.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("kernel", ["torch", "dgl", "native"])
+def test_whoever_asks_for_the_values_gets_the_dropped_ones(kernel):
+    made = SparseRows.from_dense(torch.rand(60, 30) + 1)
+    torch.manual_seed(1)
+    dropped = made.dropout(0.5)
+    x = dropped.dense()
+    assert 0.4 < (x == 0).float().mean() < 0.6
+    assert torch.equal(dropped[torch.tensor([3, 1])].dense(), x[[3, 1]])
+    assert torch.equal(dropped.to(torch.float64).dense(), x.double())
+    assert torch.equal(cat([dropped, made]).dense(), torch.cat([x, made.dense()]))
+    ops.select(kernel)
+    try:
+        torch.testing.assert_close(dropped @ torch.eye(30), x)
+        torch.testing.assert_close(dropped.dropout(0.0) @ torch.eye(30), x)
+    finally:
+        ops.select("auto")
+    again = dropped.dropout(0.5).dense()  # of what is left
+    assert torch.equal(again[again != 0], 2 * x[again != 0])
 
 
 def test_dropout_on_the_entries_is_dropout_of_the_matrix():

@@ -70,7 +70,8 @@ def words(x: Tensor, key: int, p: float) -> tuple[np.uint64, np.uint32, Any]:
     return np.uint64(key), np.uint32(dropped), scale
 
 
-def _apply(x: Tensor, key: int, p: float) -> Tensor:
+def applied(x: Tensor, key: int, p: float) -> Tensor:
+    """``x`` under the mask of this key."""
     x = x.contiguous()
     out = pool.like(x)
     width = max(x.shape[-1], 1) if x.dim() > 1 else CHUNK
@@ -82,11 +83,11 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, p):
         ctx.key, ctx.p = drawn(p), p
-        return _apply(x.detach(), ctx.key, p)
+        return applied(x.detach(), ctx.key, p)
 
     @staticmethod
     def backward(ctx, g):
-        return _apply(g.detach(), ctx.key, ctx.p), None
+        return applied(g.detach(), ctx.key, ctx.p), None
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
