@@ -1,7 +1,12 @@
 """Blocks are used again when nobody holds them, and never before."""
 
 import copy
+import ctypes
 import gc
+import os
+import platform
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -133,3 +138,44 @@ def test_training_on_the_pool_is_training(sixty, monkeypatch, make, autocast):
             optimizer.step()
     for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+FAULTS = """
+import resource, sys
+import torch
+import gnnscale.core.hop
+x = torch.randn(7500, 64)
+
+def step():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    held = [x + 1 for _ in range(60)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(step(), step(), step())
+"""
+
+
+def test_what_a_step_frees_serves_the_next_one():
+    """The second and the third time, hardly a new page is asked for: 60 tensors are 28,000 pages."""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("another C library")
+    clean = {k: v for k, v in os.environ.items() if k not in pool.OWN}
+    told = subprocess.run([sys.executable, "-c", FAULTS], env=clean, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    first, *later = map(int, told.stdout.split())
+    assert first > 5000
+    assert max(later) < 3000, told.stdout
+
+
+@pytest.mark.parametrize("name", pool.OWN)
+def test_what_a_user_has_said_of_memory_is_left(name, monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda *a: pytest.fail("was told"))
+    monkeypatch.setenv(name, "1")
+    assert not pool.keep_freed()
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    for name in pool.OWN:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *a: object())
+    assert not pool.keep_freed()

@@ -5,9 +5,15 @@ costs a fault per page and pages that are in no cache: a third of a full-batch e
 that nobody holds any more serves the next matrix of just its size. A new block first gives back as
 much of what waits in other sizes, so that blocks in use and waiting together are little more than
 what was in use at once.
+
+Smaller blocks the C library is told to keep (``keep_freed``). By itself it gives them back too when
+a step has freed more than it once thought much, which depends on what was imported before: a new
+tensor of 2 MB took 3.9 ms then, 460 faults, and 0.6 ms without them.
 """
 
+import ctypes
 import math
+import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -17,7 +23,25 @@ import torch
 from torch import Tensor
 
 LEAST = 32 << 20
-"""Bytes; below, the C library keeps what is freed by itself."""
+"""Bytes; below, the C library keeps what is freed."""
+KEPT = 1 << 30
+"""Bytes of freed memory that it keeps at most."""
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+OWN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+"""Variables by which a user has said what is to be done."""
+
+
+def keep_freed() -> bool:
+    """Have the C library keep freed blocks below ``LEAST``; whether it does: glibc, and nobody has
+    said otherwise.
+    """
+    if any(os.environ.get(name) for name in OWN):
+        return False
+    try:
+        tell = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(tell(MMAP_THRESHOLD, LEAST)) and bool(tell(TRIM_THRESHOLD, KEPT))
 
 
 class Pool:
@@ -78,3 +102,4 @@ HELD = {**KINDS, torch.int32: np.int32}
 """And of what is kept beside that."""
 POOL = Pool()
 empty, like = POOL.empty, POOL.like
+keep_freed()
