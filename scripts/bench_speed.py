@@ -1,12 +1,14 @@
 """Speed beside the peers, and the distance from what memory allows.
 
-usage: scripts/bench_speed.py GNNSCALE OUT [epochs] [egc] [precision] [products] [order]
+usage: scripts/bench_speed.py GNNSCALE OUT [epochs] [egc] [precision] [products] [features] [order]
 
 epochs     training epochs beside DGL's layers and, where GNNSCALE_PYG_PYTHON names an interpreter
            that has it, PyG's; peak memory of every side
 egc        the same of EGC beside our GCN
 precision  our epochs with bfloat16 products beside float32
 products   sums over neighbours with and without weights beside a random gather of the same rows
+features   dropout and product of feature rows of which few entries are not zero, forwards and
+           backwards: as sparse rows, as a weighted sum over edges, as a dense matrix
 order      GCN's epoch with nodes numbered anew beside the source's order, here and on arxiv_2023
            (GNNSCALE_DATA=DIR, if it is there)
 
@@ -21,18 +23,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numba
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 from heavy_tailed import heavy_tailed, write
 
+from gnnscale.core import ops
 from gnnscale.core.compiled import compiled
 from gnnscale.core.ops import BACKENDS
 from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.core.ops.dropout import dropout
 from gnnscale.core.ops.lanes import AHEAD, LINE, fetch
+from gnnscale.core.sparse import SparseRows
 from gnnscale.graph.order import ORDERS
 
 SHAPE = [
@@ -203,6 +211,29 @@ def products(bench: Bench) -> None:
              *(f"{1e3 * m:.0f} ({m / bound:.2f})" for m in medians[1:])])  # fmt: skip
 
 
+def features(bench: Bench) -> None:
+    """Medians over rounds, in turn; 7,487 x 745 is amazon_photo's size."""
+    head("not 0", "columns", "dropout", "sparse, ms", "weighted sum, ms", "dense, ms")
+    for share, width, p in product((0.01, 0.05, 0.35), (16, 64, 256), (0.0, 0.5, 0.8)):
+        draw = torch.Generator().manual_seed(0)
+        x = torch.rand(7487, 745, generator=draw)
+        x[torch.rand(x.shape, generator=draw) > share] = 0
+        rows = SparseRows.from_dense(x)
+        w, g = torch.randn(745, width), torch.randn(7487, width)
+        ways: list[Callable[[Tensor], Tensor]] = [
+            lambda w, rows=rows, p=p: rows.dropout(p) @ w,
+            lambda w, rows=rows, p=p: ops.total(rows.rows, w, dropout(rows.values, p)),
+            lambda w, x=x, p=p: dropout(x, p) @ w,
+        ]
+        medians = interleaved([partial(step, way, w, g) for way in ways])
+        say([f"{share:.0%}", str(width), str(p), *(f"{1e3 * m:.1f}" for m in medians)])
+
+
+def step(way: Callable[[Tensor], Tensor], w: Tensor, g: Tensor) -> None:
+    """Forwards and backwards."""
+    way(w.detach().requires_grad_()).backward(g)
+
+
 def interleaved(work: list[Callable[[], object]]) -> Iterator[float]:
     """Median seconds of each."""
     times: list[list[float]] = [[] for _ in work]
@@ -216,7 +247,8 @@ def interleaved(work: list[Callable[[], object]]) -> Iterator[float]:
 
 
 PARTS = {
-    "epochs": epochs, "egc": egc, "precision": precision, "products": products, "order": order,
+    "epochs": epochs, "egc": egc, "precision": precision, "products": products,
+    "features": features, "order": order,
 }  # fmt: skip
 
 
