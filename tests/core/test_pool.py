@@ -156,7 +156,7 @@ print(step(), step(), step())
 
 
 def test_what_a_step_frees_serves_the_next_one():
-    """The second and the third time, hardly a new page is asked for: 60 tensors are 28,000 pages."""
+    """After the first, hardly a new page is asked for: 60 tensors are 28,000 pages."""
     if platform.libc_ver()[0] != "glibc":
         pytest.skip("another C library")
     clean = {k: v for k, v in os.environ.items() if k not in pool.OWN}
