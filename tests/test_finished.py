@@ -60,6 +60,14 @@ def test_one_part_of_the_split(part, run):
     pd.testing.assert_frame_equal(predict(run, only=part), want)
 
 
+@pytest.mark.parametrize("inference", ["full", "layerwise", "query"])
+def test_an_id_that_is_asked_for_twice_has_two_lines(inference, run):
+    (run / "ids.txt").write_text("n7\nn3\nn7\n")
+    table = predict(run, f"inference={inference}", only=str(run / "ids.txt"))
+    want = predict(run).set_index("id").loc[["n7", "n3", "n7"]].reset_index()
+    pd.testing.assert_frame_equal(table, want, atol=2e-6)
+
+
 @pytest.mark.parametrize("name", ["ids.txt", "ids.csv", "one.csv", "ids.tsv", "ids.parquet"])
 @pytest.mark.parametrize("inference", ["full", "query"])
 def test_some_ids_in_their_order(name, inference, run):
