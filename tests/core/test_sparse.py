@@ -107,15 +107,16 @@ def test_dropout_within_a_product_is_dropout_before_it(columns, p, made):
 
 def test_products_of_sparse_rows_do_not_depend_on_threads(threads):
     made = SparseRows.from_dense(torch.randn(3000, 50) * (torch.rand(3000, 50) > 0.7))
-    w, found = torch.randn(50, 70), []
-    for n in (1, 2):
-        threads(n)
+    w = torch.randn(50, 70)
+
+    def product():
         mine = w.clone().requires_grad_()
         torch.manual_seed(0)
         out = made.dropout(0.5) @ mine
         out.backward(torch.ones_like(out))
-        found.append((out.detach(), mine.grad))
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        return out.detach(), mine.grad
+
+    assert all(torch.equal(a, b) for a, b in zip(*threads(product), strict=True))
 
 
 @pytest.mark.parametrize("kernel", ["torch", "dgl", "native"])
