@@ -61,6 +61,8 @@ def configuration(changes: dict, **chosen: str) -> tuple[dict, dict]:
             config[group] = {**config.get(group, {}), **values}
         else:
             config[group] = values
+    if "${" not in repr(config):  # nothing to fill in
+        return deepcopy(config), {g: o for g, o in choices.items() if g != "experiment"}
     plain = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
     return plain, {g: o for g, o in choices.items() if g != "experiment"}
 

@@ -3,9 +3,12 @@
 import contextlib
 import io
 import logging
+import math
 import os
 import time
 import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,36 @@ HEAD = len(MAGIC % 0)
 SYNC_S = 5.0
 """Seconds of training that a power cut may cost; waiting for the disk takes 10 to 30 ms each time,
 more than an epoch of a small graph."""
+
+
+SHARE = 0.05
+"""Of the time of training, that checkpoints may take."""
+
+
+@dataclass
+class Cadence:
+    """When a checkpoint is due: every so many epochs, or (None) once what the last one took is at
+    most ``SHARE`` of the seconds since. A run that is killed draws again what it drew, so that this
+    decides how much is trained twice, and nothing else.
+    """
+
+    every: int | None
+    end: float = -math.inf
+    took: float = 0.0
+
+    def due(self, epoch: int) -> bool:
+        """Whether one is, after this many epochs."""
+        if self.every is not None:
+            return epoch % self.every == 0
+        return time.monotonic() - self.end >= self.took / SHARE
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Take the time of one."""
+        start = time.monotonic()
+        yield
+        self.end = time.monotonic()
+        self.took = self.end - start
 
 
 def previous(path: Path) -> Path:

@@ -78,6 +78,7 @@ class Run:
         self.patience = Patience(
             self.trainer.patience, self.trainer.min_delta, self.trainer.monitor
         )
+        self.cadence = checkpoint.Cadence(self.trainer.checkpoint_every)
         self.best: dict[str, Tensor] | None = None
         self.losses: list[Tensor] = []
         self.measures: list[dict[str, float]] = []
@@ -283,7 +284,7 @@ class Run:
         self.finished = stop
         self.epoch += 1
         curve.append(self.folder, {**metrics, "train_s": round(train_s, 6)})
-        if stop or self.epoch % self.trainer.checkpoint_every == 0:
+        if stop or self.cadence.due(self.epoch):
             self.save()
         self.listeners.log(metrics)
         return stop
@@ -309,7 +310,8 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        checkpoint.save(self.checkpoint_path, self.state(), last=self.finished)
+        with self.cadence.writing():
+            checkpoint.save(self.checkpoint_path, self.state(), last=self.finished)
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint; metrics of later epochs are dropped."""

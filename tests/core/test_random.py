@@ -1,8 +1,10 @@
 import hashlib
 import subprocess
 import sys
+import traceback
 
 import numpy as np
+import pytest
 import torch
 
 from gnnscale.core.random import Key
@@ -46,6 +48,30 @@ def test_equal_keys_draw_equally_and_others_do_not():
     draws = [torch.rand(8, generator=key.torch()) for key in (a, b, c)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
+
+
+def test_torch_is_seeded_as_by_manual_seed_and_no_stack_is_formatted(monkeypatch):
+    key = Key(0, "step", 3)
+    torch.manual_seed(key.word)
+    want = torch.rand(8)
+
+    def called(*_):
+        raise AssertionError("a millisecond per step")
+
+    monkeypatch.setattr(traceback, "format_stack", called)
+    key.seed_torch()
+    assert torch.equal(torch.rand(8), want)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_is_seeded_as_by_manual_seed():
+    key = Key(0, "step", 3)
+    torch.manual_seed(key.word)
+    want = torch.rand(8, device="cuda")
+    torch.rand(3, device="cuda")
+    key.seed_torch()
+    assert torch.equal(torch.rand(8, device="cuda"), want)
 
 
 def test_draws_of_many_keys_look_uniform():

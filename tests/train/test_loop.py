@@ -14,7 +14,7 @@ from gnnscale.dataset.synthetic import Synthetic
 from gnnscale.graph.norm import whole_hop
 from gnnscale.graph.whole import whole_batch
 from gnnscale.sampler.full import Full
-from gnnscale.train import checkpoint
+from gnnscale.train import checkpoint, loop
 from gnnscale.train.decay import penalty
 from gnnscale.train.objective import Objective
 
@@ -197,6 +197,27 @@ def test_checkpoint_every_writes_no_more_often(tmp_path, monkeypatch):
     )
     train(toy({"trainer": {"epochs": 7, "checkpoint_every": 3}}), tmp_path)
     assert written == [3, 6, 7]
+
+
+def test_checkpoints_take_little_of_the_time(tmp_path, monkeypatch):
+    """An epoch is a second, a checkpoint half of one: one every ten seconds, and the last."""
+    clock, written = [0.0], []
+
+    def save(path, content, **_):
+        clock[0] += 0.5
+        written.append(content["epoch"])
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
+    validate = loop.Run.validate
+
+    def slow(run):
+        clock[0] += 1
+        return validate(run)
+
+    monkeypatch.setattr(loop.Run, "validate", slow)
+    train(toy({"trainer": {"epochs": 25}}), tmp_path)
+    assert written == [1, 11, 21, 25]
 
 
 def test_unlabeled_seeds_are_planned_only_for_terms_that_want_them(tmp_path):
