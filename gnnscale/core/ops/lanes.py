@@ -114,6 +114,13 @@ def adder(lanes: int) -> Callable[..., Any]:
     return add
 
 
+def every(builder: Any, value: Any, kind: ir.VectorType) -> Any:
+    """A value in all lanes of a vector."""
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, WORD(0))
+    mask = ir.Constant(ir.VectorType(WORD, kind.count), [0] * kind.count)
+    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), mask)
+
+
 KINDS = ("scaled", "sum", "max", "min", "squares")
 
 
@@ -155,11 +162,6 @@ def folder(kinds: tuple[str, ...], lanes: int) -> Callable[..., Any]:
             offset = times(args[4], size)
             rows, first = data(0, WORD), builder.gep(data(3, BYTE), [offset])
 
-            def every(value: Any, kind_: ir.VectorType) -> Any:
-                one = builder.insert_element(ir.Constant(kind_, ir.Undefined), value, WORD(0))
-                mask = ir.Constant(ir.VectorType(WORD, lanes), [0] * lanes)
-                return builder.shuffle_vector(one, ir.Constant(kind_, ir.Undefined), mask)
-
             # where results are kept: of kind k its row of out, and the numbers of an extreme's rows
             between = builder.extract_value(array(6).strides, 0)
             kept: list[tuple[Any, int]] = []
@@ -187,11 +189,11 @@ def folder(kinds: tuple[str, ...], lanes: int) -> Callable[..., Any]:
                 value = next(before)
                 if kind in whose:
                     more = builder.fcmp_ordered(">" if kind == "max" else "<", given, value)
-                    chosen = builder.select(more, every(number, numbers), next(before))
+                    chosen = builder.select(more, every(builder, number, numbers), next(before))
                     then += [builder.select(more, given, value), chosen]
                 elif kind == "scaled":
                     place = builder.gep(data(5, real), [builder.sub(e, begin_)])
-                    by = every(builder.load(place), vector)
+                    by = every(builder, builder.load(place), vector)
                     then.append(builder.fadd(value, builder.fmul(by, given)))
                 else:
                     term = builder.fmul(given, given) if kind == "squares" else given
@@ -217,3 +219,59 @@ def folder(kinds: tuple[str, ...], lanes: int) -> Callable[..., Any]:
         return types.void(indices, ints, ints, x, ints, scale, out, high, low), generate
 
     return fold
+
+
+def spreader(lanes: int) -> Callable[..., Any]:
+    """A compiled function of (indices, begin, end, x, column, scale, given), for compiled loops.
+
+    x[indices[e], column : column + lanes] += scale[e - begin] given[column : column + lanes] for
+    begin <= e < end in turn, what is given in registers: the gradient of ``folder``'s ``scaled`` in
+    the rows. Nothing checks that columns and rows exist.
+
+    Shapes: indices [E] int32, x [n, D] with its columns side by side, scale [..], given [D], both
+    of the kind of x.
+    """
+
+    @intrinsic
+    def spread(typing_context, indices, begin, end, x, column, scale, given):
+        def generate(context, builder, signature, args):
+            real = context.get_value_type(signature.args[3].dtype)
+            vector, size = ir.VectorType(real, lanes), signature.args[3].dtype.bitwidth // 8
+
+            def array(k: int) -> Any:
+                return context.make_array(signature.args[k])(context, builder, args[k])
+
+            def data(k: int, to: ir.Type) -> Any:
+                return builder.bitcast(array(k).data, to.as_pointer())
+
+            stride = builder.extract_value(array(3).strides, 0)
+            offset = builder.mul(args[4], LONG(size))
+            rows, first = data(0, WORD), builder.gep(data(3, BYTE), [offset])
+            from_ = builder.bitcast(builder.gep(data(6, BYTE), [offset]), vector.as_pointer())
+            begin_, end_, held = args[1], args[2], builder.load(from_, align=size)
+            start = builder.basic_block
+            loop, done = (builder.function.append_basic_block(name) for name in ("rows", "done"))
+            builder.cbranch(builder.icmp_signed("<", begin_, end_), loop, done)
+
+            builder.position_at_end(loop)
+            e = builder.phi(LONG)
+            number = builder.load(builder.gep(rows, [e]))
+            at = builder.gep(first, [builder.mul(builder.sext(number, LONG), stride)])
+            place = builder.bitcast(at, vector.as_pointer())
+            factor = builder.load(builder.gep(data(5, real), [builder.sub(e, begin_)]))
+            more = builder.fadd(
+                builder.load(place, align=size), builder.fmul(every(builder, factor, vector), held)
+            )
+            builder.store(more, place, align=size)
+            following = builder.add(e, LONG(1))
+            e.add_incoming(begin_, start)
+            e.add_incoming(following, builder.basic_block)
+            builder.cbranch(builder.icmp_signed("<", following, end_), loop, done)
+
+            builder.position_at_end(done)
+            return context.get_dummy_value()
+
+        ints = types.int64
+        return types.void(indices, ints, ints, x, ints, scale, given), generate
+
+    return spread

@@ -19,41 +19,48 @@ from gnnscale.core.compiled import compiled
 from gnnscale.core.ops import pool
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.dropout import CHUNK, halves, hashed, words
-from gnnscale.core.ops.lanes import folder
+from gnnscale.core.ops.lanes import folder, spreader
 
 TASKS = 64
 """Pieces of the rows in the forward pass."""
 PARTS = 4
 """Sums of the weight's gradient that are made side by side, at most: as many whatever the number of
 threads, so that results do not depend on it."""
-WIDE, MIDDLE, NARROW = 64, 32, 8
+WIDE, MIDDLE, NARROW, FEW = 64, 32, 8, 4
 """Columns that registers hold at once."""
 
-fold_wide, fold_middle, fold_narrow = (folder(("scaled",), n) for n in (WIDE, MIDDLE, NARROW))
+fold_wide, fold_middle, fold_narrow, fold_few = (
+    folder(("scaled",), n) for n in (WIDE, MIDDLE, NARROW, FEW)
+)
+spread_wide, spread_middle, spread_narrow, spread_few = (
+    spreader(n) for n in (WIDE, MIDDLE, NARROW, FEW)
+)
 
 
 @numba.njit(inline="always")
-def _kept(indices, values, first, end, key, dropped, scale, columns, factors):
+def _kept(indices, values, first, end, key, dropped, scale, flags, columns, factors):
     """Columns and values of the entries first <= e < end that are kept; how many they are.
 
-    The mask is that of ``dropout`` on the vector of all values.
+    The mask is that of ``dropout`` on the vector of all values. It is made before anything is
+    moved: hashes take eight entries at once, what follows takes one.
     """
-    n = 0
     if dropped == 0:
-        for e in range(first, end):
-            columns[n], factors[n] = indices[e], values[e]
-            n += 1
-        return n
+        columns[: end - first] = indices[first:end]
+        factors[: end - first] = values[first:end]
+        return end - first
     e = first
     while e < end:
         chunk = e // CHUNK
         low, high = halves(key, chunk)
         start = chunk * CHUNK
         stop = min(end, start + CHUNK)
-        for k in range(e, stop):  # without a branch: whether an entry is kept can't be foreseen
-            columns[n], factors[n] = indices[k], values[k] * scale
-            n += hashed(low, high, k - start) >= dropped
+        for k in range(stop - e):
+            flags[e - first + k] = hashed(low, high, np.uint32(e - start + k)) >= dropped
         e = stop
+    n = 0
+    for k in range(end - first):  # without a branch: whether an entry is kept can't be foreseen
+        columns[n], factors[n] = indices[first + k], values[first + k] * scale
+        n += flags[k]
     return n
 
 
@@ -71,11 +78,12 @@ def _forward(indptr, indices, values, key, dropped, scale, w, out):
     size = (rows + TASKS - 1) // TASKS
     for task in numba.prange(TASKS):
         columns, factors = np.empty(most + 1, np.int32), np.empty(most + 1, values.dtype)
-        none = np.empty(0, np.int32)
+        flags, none = np.empty(most, np.uint8), np.empty(0, np.int32)
         for i in range(task * size, min(rows, (task + 1) * size)):
             n = _kept(
-                indices, values, indptr[i], indptr[i + 1], key, dropped, scale, columns, factors
-            )
+                indices, values, indptr[i], indptr[i + 1], key, dropped, scale, flags, columns,
+                factors,
+            )  # fmt: skip
             row = out[i : i + 1]
             row[:] = 0
             d = 0
@@ -88,11 +96,14 @@ def _forward(indptr, indices, values, key, dropped, scale, w, out):
             while d + NARROW <= width:
                 fold_narrow(columns, 0, n, w, d, factors, row, none, none)
                 d += NARROW
-            if d < width:
+            if d + FEW <= width:
+                fold_few(columns, 0, n, w, d, factors, row, none, none)
+                d += FEW
+            for c in range(d, width):
+                s = row[0, c]
                 for k in range(n):
-                    a, j = factors[k], columns[k]
-                    for c in range(d, width):
-                        row[0, c] += a * w[j, c]
+                    s += factors[k] * w[columns[k], c]
+                row[0, c] = s
 
 
 @compiled(parallel=True)
@@ -101,17 +112,31 @@ def _backward(indptr, indices, values, key, dropped, scale, g, parts):
     size = (rows + len(parts) - 1) // len(parts)
     for part in numba.prange(len(parts)):
         columns, factors = np.empty(most + 1, np.int32), np.empty(most + 1, values.dtype)
-        given, gw = np.empty(width, g.dtype), parts[part]
+        flags, gw = np.empty(most, np.uint8), parts[part]
         gw[:] = 0
         for i in range(part * size, min(rows, (part + 1) * size)):
             n = _kept(
-                indices, values, indptr[i], indptr[i + 1], key, dropped, scale, columns, factors
-            )
-            given[:] = g[i]
-            for k in range(n):
-                a, mine = factors[k], gw[columns[k]]
-                for d in range(width):
-                    mine[d] += a * given[d]
+                indices, values, indptr[i], indptr[i + 1], key, dropped, scale, flags, columns,
+                factors,
+            )  # fmt: skip
+            given = g[i]
+            d = 0
+            while d + WIDE <= width:
+                spread_wide(columns, 0, n, gw, d, factors, given)
+                d += WIDE
+            if d + MIDDLE <= width:
+                spread_middle(columns, 0, n, gw, d, factors, given)
+                d += MIDDLE
+            while d + NARROW <= width:
+                spread_narrow(columns, 0, n, gw, d, factors, given)
+                d += NARROW
+            if d + FEW <= width:
+                spread_few(columns, 0, n, gw, d, factors, given)
+                d += FEW
+            for c in range(d, width):
+                one = given[c]
+                for k in range(n):
+                    gw[columns[k], c] += factors[k] * one
 
 
 class _SparseProduct(torch.autograd.Function):
