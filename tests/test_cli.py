@@ -55,6 +55,7 @@ def test_train_prints_the_run_folder_last(gnnscale, tmp_path):
     assert "test accuracy" in err
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "times"),
     [
@@ -187,6 +188,7 @@ def test_flags_and_overrides_in_any_order(gnnscale):
     assert "mlp" in out
 
 
+@pytest.mark.process
 def test_a_failed_job_says_so_at_once_and_does_not_stop_the_others(gnnscale, tmp_path):
     code, out, err = gnnscale("train", *FAST, "-m", "optimizer.lr=0.01,1e36,0.02")
     assert code == 1

@@ -78,7 +78,8 @@ def kinds_of_nodes(monkeypatch):
     monkeypatch.setattr(SyntheticGraphs, "load", one_hot)
 
 
-@pytest.mark.parametrize("name", with_each_option())
+@pytest.mark.process
+@pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_trains_on_a_toy_graph(name, tmp_path, request):
     config, choices = preset(name)
     if choices["recipe"].startswith("gfkd"):

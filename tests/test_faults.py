@@ -193,6 +193,7 @@ def test_a_second_process_on_a_run_folder_is_refused_and_alters_nothing(holder):
     assert record.time_s["epochs"] == 2
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "begun"),
     [
@@ -227,6 +228,7 @@ def test_a_refused_second_command_alters_nothing(holder, tmp_path, words, begun)
     assert process.poll() is None
 
 
+@pytest.mark.process
 def test_a_command_refused_for_its_composition_leaves_the_run_as_it_was(tmp_path):
     folder = tmp_path / "run"
     words = "dataset.neighbours=3", "trainer.epochs=1", f"hydra.run.dir={folder}"
@@ -375,6 +377,7 @@ def disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("room_kib", [0, 8, 16, 32, 48, 64])
 def test_a_file_system_without_room(disk, tmp_path, room_kib, caplog):
     """Wherever in a run it is that the room ends: one message, and the same end later."""

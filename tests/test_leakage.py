@@ -70,7 +70,7 @@ def trained(monkeypatch, folder, plan, change):
     )
 
 
-def compositions() -> list[dict]:
+def compositions() -> list:
     """Every sampler with each kind of input, every architecture, every term."""
     few = ("gcn", "gat", "sgc", "pprgo")
     architectures = CATALOG.options("architecture")
@@ -81,7 +81,14 @@ def compositions() -> list[dict]:
              for s in ("full", "cluster", "neighbor", "shadow", "gas", "graphs")  # kinds of batches
              for d in CATALOG.options("distillation")
              if d != "none" and representative(d)]  # fmt: skip
-    return samplers + terms
+    most = ("full", "neighbor", "graphs")
+    return [
+        pytest.param(c, marks=pytest.mark.process)  # make test-processes
+        if c["sampler"] != "full" and (c["architecture"] == "gat" or (c["sampler"] not in most
+                                       and "distillation" in c))
+        else c
+        for c in samplers + terms
+    ]  # fmt: skip
 
 
 def fitting(chosen: dict):

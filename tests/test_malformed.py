@@ -52,6 +52,7 @@ OTHER = [
     "trian", "", "predict", "predict run=", "predict run=/none", "predict run=/none out=x.txt", "predict run=/none seed=x", "predict run=. -m", "report /none", "report --format html",
     "list nothing", "completion", "completion tcsh", "check sampler=siant", "check epochs=3", "train predict",
 ]  # fmt: skip
+REST = pytest.mark.process
 NOT_BAD = {"", "-m"}  # help, and a sweep of one
 
 
@@ -78,7 +79,12 @@ def refused(line, capsys, monkeypatch, tmp_path):
     return err
 
 
-@pytest.mark.parametrize("line", TRAIN)
+def third(cases: list) -> list:
+    """Every third by default; make test-processes runs the others."""
+    return [c if k % 3 == 0 else pytest.param(c, marks=REST) for k, c in enumerate(cases)]
+
+
+@pytest.mark.parametrize("line", third(TRAIN))
 def test_bad_options_of_train(line, capsys, monkeypatch, tmp_path):
     if line in NOT_BAD:
         pytest.skip("means something")
@@ -116,10 +122,10 @@ KINDS = ("MALFORMED", "FILES", "MALFORMED_NPZ")
 TABLES = [(kind, name) for kind in KINDS for name in getattr(test_custom, kind)]
 
 
-@pytest.mark.parametrize(("kind", "name"), TABLES)
-def test_bad_tables_and_files(kind, name, capsys, monkeypatch, tmp_path):
+@pytest.mark.parametrize("case", third(TABLES), ids="-".join)
+def test_bad_tables_and_files(case, capsys, monkeypatch, tmp_path):
     """Where they are read from nothing is left either; test_custom.py tests what is said."""
-    place, more = tables_of(kind, name, tmp_path / "given")
+    place, more = tables_of(*case, tmp_path / "given")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     before = {p: p.read_bytes() for p in (tmp_path / "given").iterdir()}

@@ -308,6 +308,7 @@ def test_parse_loads_a_catalog_only_to_suggest():
         parse(["trian"])
 
 
+@pytest.mark.process
 def test_hydra_accepts_every_normal_form(catalog, folder):
     from hydra import compose, initialize_config_dir
 

@@ -53,7 +53,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("name", COMPOSITIONS)
-@pytest.mark.parametrize("after_write", [False, True])
+@pytest.mark.parametrize("after_write", [False, pytest.param(True, marks=pytest.mark.process)])
 def test_a_killed_run_resumes_to_the_bit_identical_end(name, after_write, tmp_path, monkeypatch):
     changes = {
         "trainer": {"epochs": EPOCHS, "checkpoint_every": 1},
@@ -107,6 +107,7 @@ def wait_for_lines(folder, count, process):
     raise AssertionError("training never got there")
 
 
+@pytest.mark.process
 def test_kill_nine_then_resume_from_the_command_line(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     done = subprocess.run(

@@ -66,7 +66,11 @@ ROUND_TRIP = {1: 4e-7, 10: 1e-6, 112: 9e-6, 1000: 1e-4}
 @pytest.mark.parametrize(
     ("conv", "depth", "dtype"),
     [(conv, depth, torch.float32) for conv in ("gcn", "gen") for depth in (1, 10, 112)]
-    + [("gen", 1000, torch.float32), ("gen", 1000, torch.float64), ("gcn", 112, torch.float64)],
+    + [
+        pytest.param("gen", 1000, dtype, marks=pytest.mark.process)
+        for dtype in (torch.float32, torch.float64)
+    ]
+    + [("gcn", 112, torch.float64)],
 )
 def test_inverse_of_forward_is_the_input(conv, depth, dtype, sixty):
     width = 16 if depth == 1000 else 64
@@ -377,6 +381,7 @@ def peak(depth: int, keep: bool, saved: list[int] | None = None) -> int:
     return live.peak - left
 
 
+@pytest.mark.process
 def test_activation_memory_does_not_grow_with_depth():
     saved: dict[int, list[int]] = {8: [], 64: [], 512: []}
     found = {depth: peak(depth, False, kept) for depth, kept in saved.items()}

@@ -275,9 +275,9 @@ def test_refusals():
     ("sampler", "change"),
     [
         ("saint_edge", {"heads": 2}),
-        ("shadow", {"jumping": "concat"}),
+        pytest.param("shadow", {"jumping": "concat"}, marks=pytest.mark.process),
         ("neighbor", {"orders": [2, 0]}),
-        ("gttf", {"heads": 2}),
+        pytest.param("gttf", {"heads": 2}, marks=pytest.mark.process),
     ],
     ids=str,
 )

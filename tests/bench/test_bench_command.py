@@ -51,6 +51,7 @@ def test_a_composition_is_measured_with_fresh_weights_and_says_so(measured):
     assert set(stored["memory"]) == {"analytic_bytes"}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("inside", ["", "seed-1", "seed-1/checkpoint.pt"])
 def test_a_run_folder_a_seed_and_a_checkpoint(measured, finished_run, inside):
     before = {p: p.stat().st_mtime_ns for p in finished_run.rglob("*") if "bench" not in str(p)}
@@ -152,6 +153,7 @@ def test_fake_quantization_is_not_timed_but_counted(measured):
     assert found.cost["bytes"] < plain.cost["bytes"]
 
 
+@pytest.mark.process
 def test_a_distilled_student_needs_its_trained_teacher(measured, tmp_path):
     words = ("recipe=distill", "distillation=logit", "architecture=mlp", "bench.workloads=[step]")
     found, _, _ = measured(*words)
@@ -235,6 +237,7 @@ GRAPHS = (
 )  # fmt: skip
 
 
+@pytest.mark.process
 def test_queries_of_whole_graphs(measured):
     """A query asks for so many test graphs; a pass reads all of them."""
     found, stored, _ = measured(*GRAPHS, "bench.queries=[1,6,500]", bare=True)
@@ -248,6 +251,7 @@ def test_queries_of_whole_graphs(measured):
     assert (stored["data"]["level"], stored["data"]["items"]) == ("graph", 40)
 
 
+@pytest.mark.process
 def test_queries_where_predictions_are_the_samplers_own(measured):
     """PPRGo and shaDow answer from their own extraction, as gnnscale predict does."""
     for words in (("sampler=ppr", "architecture=pprgo"), ("sampler=shadow_khop",)):

@@ -90,6 +90,7 @@ def test_a_phase_has_a_process_of_its_own(subject, tmp_path):
     assert len(mine) == 2**29
 
 
+@pytest.mark.process
 @linux
 def test_a_child_that_fails_says_why(subject, tmp_path):
     wanted = memory.specification(subject, Bench(), "load", CATALOG, frozenset())

@@ -117,6 +117,7 @@ def test_dgls_model_has_our_size(subject, name):
     assert peer.about["parameters"] == own + extra
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("model", "sampler"), PAIRS)
 def test_bench_against_dgl(measured, model, sampler):
     found, _, _ = measured("peer=dgl", f"architecture={model}", f"sampler={sampler}")

@@ -55,6 +55,7 @@ READY = "numba.np.linalg"
 """Imported when numba gets ready to compile."""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", ["int", "row"])
 def test_what_is_kept_loads_without_getting_ready_to_compile(script, kind):
     script.write_text(script.read_text() + f"    print({READY!r} in sys.modules)\n")

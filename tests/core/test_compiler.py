@@ -42,6 +42,7 @@ def run(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("way", WAKES)
 def test_optimizers_leave_it_asleep_and_others_wake_it(way):
     """The real module then takes the name, and an optimizer made before goes on working."""

@@ -68,6 +68,7 @@ def test_small_ones_and_other_kinds_are_torchs():
     assert mine.bytes == 0
 
 
+@pytest.mark.process
 def test_what_is_held_is_never_written_by_others(all_pooled):
     mine, wrong = Pool(), []
 

@@ -70,6 +70,7 @@ def test_the_same_records_give_the_same_document(reproduce, here, config):
     assert str(here) not in text, "a document has no paths of one machine"
 
 
+@pytest.mark.process
 def test_what_ran_elsewhere_stays_in_the_document(reproduce, here, config):
     pretend(here, "a", [0.5, 0.6], config("a"))
     pretend(here, "b", [0.4, 0.3], config("b"))

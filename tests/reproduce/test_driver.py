@@ -17,7 +17,10 @@ from gnnscale.reproduce.driver import Job
 
 LONG = {  # long enough that there is an epoch to be killed in
     **TABLE,
-    "shared": {**TABLE["shared"], "overrides": ["trainer.epochs=60", "dataset.nodes=1000"]},
+    "shared": {
+        **TABLE["shared"],
+        "overrides": ["trainer.epochs=60", "trainer.checkpoint_every=1", "dataset.nodes=1000"],
+    },
     "rows": {"a": TABLE["rows"]["a"], "c": {"label": "C", "seeds": 1}},
 }
 COMMAND = [sys.executable, "-m", "gnnscale", "reproduce", "table=toy"]
@@ -101,9 +104,8 @@ def test_a_kill_at_any_moment_loses_the_epoch_in_progress(long_rows):
     assert len(outcome(long_rows / "whole")) == 1
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.process)]
-)
+@pytest.mark.process
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_children_are_stopped_cleanly_with_the_driver(endless_rows, number):
     process = subprocess.Popen([*COMMAND, "jobs=2"], **QUIET)
     seeds = [endless_rows / f"runs/reproduce/toy/{row}/seed-0" for row in "ac"]

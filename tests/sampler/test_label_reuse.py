@@ -185,6 +185,7 @@ def test_without_labels_it_is_full_batch(sixty):
     assert torch.equal(one.labeled, other.labeled)
 
 
+@pytest.mark.process
 def test_a_run_says_what_its_training_score_is(tmp_path):
     (record,) = train(toy({}, sampler="label_reuse", architecture="gcn"), tmp_path)
     assert any("given their own labels" in note for note in record.notes)
