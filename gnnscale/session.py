@@ -205,7 +205,7 @@ def reopened(plan: Plan, seed: int, folder: Path) -> Run:
 def teacher_folder(plan: Plan, seed: int, data: GraphData) -> Path:
     """Where in the cache the teacher of one seed is."""
     config = {name: value for name, value in plan.config.items() if name not in FREE}
-    stamp = json.dumps([config, seed, data.digest(), sources(b"")], sort_keys=True, default=str)
+    stamp = json.dumps([config, seed, data.digest(), sources()], sort_keys=True, default=str)
     digest = hashlib.sha256(stamp.encode()).hexdigest()[:16]
     return cache_folder() / "teachers" / f"{data.name}-{plan.choices['architecture']}-{digest}"
 

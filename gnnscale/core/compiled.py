@@ -4,14 +4,16 @@ numba's own cache names machine code by a running number and writes the index be
 a source has changed, a process that is killed between the two leaves an index that points to the
 code of another version, and every later process jumps into it; two processes that compile at once
 can give one number to two signatures. A function called from another file may change without the
-caller's being compiled anew. Hence: names carry a sum over all our sources, and savers take turns.
+caller's being compiled anew. Hence: names carry a sum over the function's file and all that it
+imports of ours, and savers take turns.
 
 Compiling a parallel loop takes two to four times as long as compiling the same loop for one thread
 (measured on five of ours); so each has both forms.
 """
 
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -67,14 +69,48 @@ class Parallel:
 
 
 @cache
-def sources(holding: bytes = b"compiled") -> str:
-    """A sum over the files of the package that hold these bytes: those that compile something."""
+def sources() -> str:
+    """A sum over all files of the package."""
+    return _sum(PACKAGE.rglob("*.py"))
+
+
+@cache
+def behind(path: Path) -> str:
+    """A sum over a file and the package's files that it imports, directly or not."""
+    found, new = set(), {path}
+    while new:
+        found |= new
+        new = {other for one in new for other in imports(one)} - found
+    return _sum(found)
+
+
+def _sum(paths: Iterable[Path]) -> str:
     total = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        content = path.read_bytes()
-        if holding in content:
-            total.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + content)
+    for path in sorted(paths):
+        total.update(str(path).removeprefix(str(PACKAGE)).encode() + b"\0" + _content(path))
     return total.hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
+FROM = re.compile(r"^\s*from (gnnscale[\w.]*) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
+
+
+@cache
+def imports(path: Path) -> frozenset[Path]:
+    """The package's files that a file's ``from`` lines name, wherever they stand in it."""
+    found = set()
+    for module, names in FROM.findall(_content(path).decode()):
+        place = PACKAGE.joinpath(*module.split(".")[1:])
+        if not place.is_dir():
+            found.add(place.with_suffix(".py"))
+            continue
+        for name in re.findall(r"\w+", re.sub(r"\bas \w+|#.*", "", names)):
+            places = place / f"{name}.py", place / name / "__init__.py"
+            found.add(next(filter(Path.is_file, places), place / "__init__.py"))
+    return frozenset(found)
 
 
 class Cache(FunctionCache):
@@ -82,9 +118,7 @@ class Cache(FunctionCache):
 
     def __init__(self, function: Callable[..., Any], form: str = ""):
         super().__init__(function)
-        own = Path(function.__code__.co_filename)
-        content = own.read_bytes() if own.is_file() else b""
-        stamp = hashlib.sha256(sources().encode() + content).hexdigest()[:16]
+        stamp = behind(Path(function.__code__.co_filename))[:16]
         self.base = self._impl.filename_base + form
         self.stamp = stamp
         self._cache_file = IndexDataCacheFile(self._cache_path, f"{self.base}.{stamp}", stamp)

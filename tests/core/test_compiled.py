@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gnnscale.core import compiled as module
-from gnnscale.core.compiled import Cache, compiled
+from gnnscale.core.compiled import compiled
 
 MODULE = """
 import numpy as np
@@ -101,21 +101,54 @@ def test_processes_that_compile_at_once_get_names_of_their_own(script):
         assert run(script, kind) == (value, 1)
 
 
-def test_one_file_that_compiles_changes_every_name(monkeypatch, tmp_path):
-    def function(x):
-        return x
+OURS = {
+    "own.py": "from gnnscale.near import helper\nfrom gnnscale import whole\n",
+    "near.py": "def f():\n    from gnnscale.part import (\n        inner as other,  # one\n    )\n",
+    "part/__init__.py": "from gnnscale.far import x\n",
+    "part/inner.py": "from gnnscale.near import helper\nSIZE = 4\n",
+    "whole/__init__.py": "",
+    "far.py": "",
+}
 
-    before = Cache(function).stamp
-    assert Cache(function).stamp == before
-    (tmp_path / "other.py").write_text("@compiled()")
+
+@pytest.mark.parametrize(
+    ("name", "matters"),
+    [("own.py", True), ("near.py", True), ("part/inner.py", True),
+     ("whole/__init__.py", True), ("far.py", False),
+     ("part/__init__.py", False)],
+)  # fmt: skip
+def test_a_changed_file_changes_the_names_in_those_that_import_it(
+    name, matters, monkeypatch, tmp_path
+):
+    def stamp():
+        module.behind.cache_clear()
+        module.imports.cache_clear()
+        return module.behind(tmp_path / "own.py")
+
+    for folder in ("part", "whole"):
+        (tmp_path / folder).mkdir()
+    for file, text in OURS.items():
+        (tmp_path / file).write_text(text)
     monkeypatch.setattr(module, "PACKAGE", tmp_path)
-    module.sources.cache_clear()
-    try:
-        assert Cache(function).stamp != before
-    finally:
-        monkeypatch.undo()
-        module.sources.cache_clear()
-    assert Cache(function).stamp == before
+    before = stamp()
+    assert stamp() == before
+    (tmp_path / name).write_text(OURS[name] + "# changed\n")
+    assert (stamp() != before) is matters
+
+
+def test_compiled_files_depend_on_what_they_call_and_not_on_each_other():
+    ops = module.PACKAGE / "core/ops"
+
+    def all_behind(path, found):
+        for other in module.imports(path) - found:
+            all_behind(other, found | {path})
+            found.add(other)
+        return found
+
+    found = all_behind(ops / "sparse_product.py", set())
+    assert {ops / "lanes.py", ops / "dropout.py", module.PACKAGE / "core/compiled.py"} <= found
+    assert all(path.is_file() for path in found)
+    assert ops / "native_kernels.py" not in found
 
 
 @pytest.fixture
