@@ -16,9 +16,9 @@ from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.distillation._base import Term
 
 CATALOG = Catalog.load()
-TOY = {  # 60 nodes, two epochs
+TOY = {  # 60 nodes, two epochs, a checkpoint after each
     "dataset": {"nodes": 60, "degree": 6, "classes": 3, "features": 8, "train": 0.3, "valid": 0.3},
-    "trainer": {"epochs": 2},
+    "trainer": {"epochs": 2, "checkpoint_every": 1},
 }
 
 GRAPHS = {"graphs": 30, "nodes_min": 3, "nodes_max": 8, "features": 8, "edge_features": 2}

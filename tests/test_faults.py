@@ -115,10 +115,10 @@ def test_what_a_kill_left_half_written_is_swept_when_the_run_goes_on(tmp_path):
 
 
 def test_a_corrupted_checkpoint_falls_back_and_ends_the_same(tmp_path, caplog):
-    plan = toy({"trainer": {"epochs": 6, "checkpoint_every": 1}})
+    plan = toy({"trainer": {"epochs": 6}})
     train(plan, tmp_path / "whole")
     for epochs, name in ((4, "cut"), (6, "cut")):
-        plan = toy({"trainer": {"epochs": epochs, "checkpoint_every": 1}})
+        plan = toy({"trainer": {"epochs": epochs}})
         if epochs == 6:
             seed = tmp_path / name / "seed-0"
             (seed / "record.json").unlink()
@@ -410,7 +410,7 @@ def test_a_read_only_file_system(disk, tmp_path):
 
 def test_a_disk_that_fills_up_while_training_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    plan = toy({"trainer": {"epochs": 8, "checkpoint_every": 1}})
+    plan = toy({"trainer": {"epochs": 8}})
     train(plan, whole)
     true, saved = checkpoint.write_bytes, []
 

@@ -56,7 +56,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("after_write", [False, pytest.param(True, marks=pytest.mark.process)])
 def test_a_killed_run_resumes_to_the_bit_identical_end(name, after_write, tmp_path, monkeypatch):
     changes = {
-        "trainer": {"epochs": EPOCHS, "checkpoint_every": 1},
+        "trainer": {"epochs": EPOCHS},
         "teacher": {"run": None, "architecture": "gcn", "overrides": ["trainer.epochs=2"]},
     }
     checked = toy(changes, **COMPOSITIONS[name])

@@ -216,7 +216,7 @@ def test_checkpoints_take_little_of_the_time(tmp_path, monkeypatch):
         return validate(run)
 
     monkeypatch.setattr(loop.Run, "validate", slow)
-    train(toy({"trainer": {"epochs": 25}}), tmp_path)
+    train(toy({"trainer": {"epochs": 25, "checkpoint_every": None}}), tmp_path)
     assert written == [1, 11, 21, 25]
 
 
