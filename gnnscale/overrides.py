@@ -148,13 +148,18 @@ def _flag_hint(typed: str, value: str, catalog: Catalog) -> str:
     return f"{unknown('flag', typed, FLAGS)}; settings are typed as key=value"
 
 
-def normalise(overrides: Sequence[str], catalog: Catalog) -> list[str]:
-    """Overrides as Hydra wants them. Raises one UsageError with a line per bad override."""
+def normalise(overrides: Sequence[str], catalog: Catalog, own: Sequence[str] = ()) -> list[str]:
+    """Overrides as Hydra wants them. Raises one UsageError with a line per bad override.
+
+    own: keys that a verb reads itself; what they are set to is left out.
+    """
     done: list[tuple[str, str]] = []
     problems = []
     for text in overrides:
+        if text.lstrip("+~").partition("=")[0] in own:
+            continue
         try:
-            key, word = _one(text, catalog)
+            key, word = _one(text, catalog, own)
         except UsageError as problem:
             problems.append(str(problem))
             continue
@@ -167,7 +172,7 @@ def normalise(overrides: Sequence[str], catalog: Catalog) -> list[str]:
     return [word for _, word in done]
 
 
-def _one(text: str, catalog: Catalog) -> tuple[str, str | None]:
+def _one(text: str, catalog: Catalog, own: Sequence[str]) -> tuple[str, str | None]:
     """(key, the override for Hydra); None in place of the override drops it."""
     match = _KEY.fullmatch(text)
     assert match  # every part of the pattern may be empty
@@ -185,10 +190,12 @@ def _one(text: str, catalog: Catalog) -> tuple[str, str | None]:
     if not head or re.search(r"[.@/](?:[.@/]|$)", key):
         raise UsageError(f"{text}: the key before '=' is incomplete; type key=value")
     if head not in (*catalog.groups, *catalog.keys, FREE):
-        hint = _head_hint(key, value, catalog)
+        near = difflib.get_close_matches(head, own, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}={value}'?" if near else _head_hint(key, value, catalog)
+        keys = [*own, *catalog.keys, f"{FREE}.*"]
         raise UsageError(
             f"{text}: '{head}' is neither a group nor a key{f'; {hint}' if hint else ''}; "
-            f"groups: {', '.join(catalog.groups)}; keys: {', '.join([*catalog.keys, f'{FREE}.*'])}"
+            f"groups: {', '.join(catalog.groups)}; keys: {', '.join(keys)}"
         )
     if head in catalog.groups and tail.startswith("/"):
         nested = key.removeprefix(f"{head}/")

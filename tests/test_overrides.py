@@ -213,6 +213,15 @@ def test_refused(catalog, typed, message):
     assert "\n" not in str(raised.value)
 
 
+def test_a_verbs_own_keys_are_left_out_and_suggested(catalog):
+    own = ("out", "only")
+    assert normalise(["only=test", "seed=1", "+out=p.csv"], catalog, own) == ["seed=1"]
+    with pytest.raises(UsageError, match=r"did you mean 'only=test'\?.* keys: out, only, seed,"):
+        normalise(["onyl=test"], catalog, own)
+    with pytest.raises(UsageError, match=r"'only' is neither"):
+        normalise(["only=test"], catalog)
+
+
 def test_all_problems_in_one_message(catalog):
     with pytest.raises(UsageError) as raised:
         normalise(["sampler=siant", "seed=1", "epochs=4", "~sampler"], catalog)

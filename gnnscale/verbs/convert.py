@@ -14,7 +14,7 @@ def convert(request: Request, catalog: Catalog) -> int:
     from gnnscale import finished, jobs
 
     jobs.set_up_log()
-    typed = normalise([o for o in request.overrides if key(o) != "out"], catalog)
+    typed = normalise(request.overrides, catalog, ("out",))
     source, out = value(typed, "run"), value(request.overrides, "out")
     if request.flags:
         raise UsageError(f"{' '.join(request.flags)}: gnnscale convert takes run=, out= and "

@@ -14,7 +14,7 @@ def predict(request: Request, catalog: Catalog) -> int:
     from gnnscale import finished, jobs
 
     jobs.set_up_log()
-    typed = normalise([o for o in request.overrides if key(o) not in ("out", "only")], catalog)
+    typed = normalise(request.overrides, catalog, ("out", "only"))
     source, seed = value(typed, "run"), value(typed, "seed")
     out, only = value(request.overrides, "out"), value(request.overrides, "only")
     if request.flags:
