@@ -102,7 +102,7 @@ FROM = re.compile(r"^\s*from (gnnscale[\w.]*) import (\([^)]*\)|[^\n]*)", re.MUL
 def imports(path: Path) -> frozenset[Path]:
     """The package's files that a file's ``from`` lines name, wherever they stand in it."""
     found = set()
-    for module, names in FROM.findall(_content(path).decode()):
+    for module, names in FROM.findall(_content(path).decode(errors="replace")):
         place = PACKAGE.joinpath(*module.split(".")[1:])
         if not place.is_dir():
             found.add(place.with_suffix(".py"))
