@@ -338,6 +338,7 @@ QUICK = ("bench.requests=2", "bench.seconds=0.0", "bench.warmup=0", "bench.warmu
          "bench.memory=false", "bench.queries=[1]", "hardware.threads=1")  # fmt: skip
 
 
+@pytest.mark.process
 def test_bench_prints_tables_and_ends_with_its_file(gnnscale, elsewhere):
     code, out, err = gnnscale("bench", *FAST, *QUICK, "--vs", "architecture=mlp")
     assert code == 0, err

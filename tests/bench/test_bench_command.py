@@ -14,6 +14,7 @@ FIELDS = {
 }  # fmt: skip
 
 
+@pytest.mark.process
 def test_a_composition_is_measured_with_fresh_weights_and_says_so(measured):
     found, stored, path = measured(
         "sampler=neighbor", "sampler.batch_size=7", "bench.roofline=true"

@@ -73,6 +73,7 @@ def test_a_compiler_that_fails_to_wake_says_why_each_time(monkeypatch):
         assert sys.modules[compiler.NAME] is asleep
 
 
+@pytest.mark.process
 def test_training_leaves_it_asleep(tmp_path):
     """The command itself, up to its scores."""
     run(

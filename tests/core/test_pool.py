@@ -156,6 +156,7 @@ print(step(), step(), step())
 """
 
 
+@pytest.mark.process
 def test_what_a_step_frees_serves_the_next_one():
     """After the first, hardly a new page is asked for: 60 tensors are 28,000 pages."""
     if platform.libc_ver()[0] != "glibc":

@@ -15,6 +15,7 @@ def test_word_is_the_hash_of_the_fields():
     assert Key(7, "plan", 1, 2, 3).word == int.from_bytes(digest, "little") // 2
 
 
+@pytest.mark.process
 def test_word_does_not_depend_on_the_process():
     code = "from gnnscale.core.random import Key; print(Key(3, 'sample', 4, 5).word)"
     words = {

@@ -105,6 +105,7 @@ def test_dropout_within_a_product_is_dropout_before_it(columns, p, made):
     torch.testing.assert_close(mine, x.T @ g, rtol=1e-12, atol=1e-12 / (1 - p))
 
 
+@pytest.mark.process
 def test_products_of_sparse_rows_do_not_depend_on_threads(threads):
     made = SparseRows.from_dense(torch.randn(3000, 50) * (torch.rand(3000, 50) > 0.7))
     w = torch.randn(50, 70)
