@@ -5,8 +5,8 @@ table is a weight, which lies in the second cache, so what counts is work per en
 take no part, a row's sum stays in registers, and the weight's gradient is added up row by row of
 the sparse matrix, which needs no transpose and gathers no values anew (a new transpose per batch
 under a sampler). One thread, 7,487 x 745 with 5 % and 35 % of entries, dropout 0.5, 64 columns,
-forwards and backwards: 9 and 32 ms; as a weighted sum over edges, where dropped entries are zeros,
-18 and 96 (docs/benchmarks/speed.md).
+forwards and backwards: 7 and 21 ms; as a weighted sum over edges, where dropped entries are zeros,
+14 and 80 (docs/benchmarks/speed.md).
 """
 
 import numba
