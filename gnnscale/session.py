@@ -55,15 +55,21 @@ def train(
             return [train_seed(plan, seed, folder / f"seed-{seed}") for seed in seeds]
 
 
+def what(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what changes no number of a seed."""
+    kept = {name: value for name, value in config.items() if name not in FREE}
+    if "trainer" in kept:
+        kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k != "checkpoint_every"}
+    return kept
+
+
 def claim(plan: Plan, folder: Path, command: dict[str, Any], beside: Mapping[str, str]) -> None:
     """Make a folder this composition's, or see that it already is."""
     path = folder / "config.json"
     if path.exists():
         stored = json.loads(path.read_text())
-        differing = [
-            name for name in sorted(stored.keys() | plan.config.keys())
-            if name not in FREE and stored.get(name) != plan.config.get(name)
-        ]  # fmt: skip
+        before, now = what(stored), what(plan.config)
+        differing = [n for n in sorted(before.keys() | now.keys()) if before.get(n) != now.get(n)]
         if differing:
             raise UsageError(
                 f"{folder}: holds a run of another composition (it differs in "
@@ -204,8 +210,9 @@ def reopened(plan: Plan, seed: int, folder: Path) -> Run:
 
 def teacher_folder(plan: Plan, seed: int, data: GraphData) -> Path:
     """Where in the cache the teacher of one seed is."""
-    config = {name: value for name, value in plan.config.items() if name not in FREE}
-    stamp = json.dumps([config, seed, data.digest(), sources()], sort_keys=True, default=str)
+    stamp = json.dumps(
+        [what(plan.config), seed, data.digest(), sources()], sort_keys=True, default=str
+    )
     digest = hashlib.sha256(stamp.encode()).hexdigest()[:16]
     return cache_folder() / "teachers" / f"{data.name}-{plan.choices['architecture']}-{digest}"
 

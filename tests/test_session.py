@@ -161,6 +161,15 @@ def test_finished_seeds_are_skipped_and_more_can_be_added(tmp_path, caplog):
     assert "n = 3, seeds 0-2" in session.summary(again)
 
 
+def test_a_folder_goes_on_with_checkpoints_as_often_as_one_likes(tmp_path):
+    first = train(toy(), tmp_path)
+    again = train(toy({"seeds": 2, "trainer": {"checkpoint_every": 2}}), tmp_path)
+    assert again[0].metric == first[0].metric
+    assert [r.seed for r in again] == [0, 1]
+    with pytest.raises(UsageError, match="it differs in trainer"):
+        train(toy({"trainer": {"epochs": 3}}), tmp_path)
+
+
 def test_seeds_differ_and_repeat(tmp_path):
     a = train(toy({"seeds": 2}), tmp_path / "a")
     b = train(toy({"seed": 1}), tmp_path / "b")
