@@ -70,11 +70,12 @@ def compose(overrides: Sequence[str], catalog: Catalog) -> tuple[dict[str, Any],
         config = hydra.compose("train", overrides=list(overrides), return_hydra_config=True)
         return plain(config)
 
+    # also inside a Hydra job: its search path was an override of its own composition
+    paths = [f"hydra.searchpath=[{search_path(catalog)}]"] if len(catalog.folders) > 1 else []
+    overrides = [*paths, *overrides]
     try:
-        if GlobalHydra.instance().is_initialized():  # inside a Hydra job: its search path holds
+        if GlobalHydra.instance().is_initialized():
             return now()
-        paths = [f"hydra.searchpath=[{search_path(catalog)}]"] if len(catalog.folders) > 1 else []
-        overrides = [*paths, *overrides]
         with hydra.initialize_config_dir(str(catalog.folders[0]), version_base="1.3"):
             return now()
     except (HydraException, OmegaConfBaseException) as error:
@@ -145,8 +146,11 @@ def check(
     catalog: Catalog,
     trusted: frozenset[str] = frozenset(),
     depth: int = 0,
+    teacher: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Validate a composition without loading data.
+
+    ``teacher``: its ``config`` and ``choices`` as a run was begun with; None: composed now.
 
     Raises CompositionError with every problem found: unknown keys, missing or wrong values,
     options that do not fit together (with the smallest change that helps), a device that is absent.
@@ -205,7 +209,10 @@ def check(
     plan = Plan(config, dict(choices), parts, members)
     if not problems and depth == 0 and Trait.TEACHER in lattice.given(members):
         try:
-            plan.teacher = teacher_plan(plan, catalog, trusted)
+            plan.teacher = (
+                check(teacher["config"], teacher["choices"], catalog, trusted, depth=1)
+                if teacher else teacher_plan(plan, catalog, trusted)
+            )  # fmt: skip
         except UsageError as error:
             problems.append(f"teacher: {error}")
     source = (config.get("teacher") or {}).get("run")
@@ -292,6 +299,10 @@ def try_out(parts: Mapping[str, Sequence[Bound]]) -> list[str]:
     return problems
 
 
+SHARED = ("dataset", "hardware", "seed")
+"""What a teacher has from its student."""
+
+
 def teacher_plan(plan: Plan, catalog: Catalog, trusted: frozenset[str]) -> Plan | None:
     """The composition that trains the teacher; None if a finished run is read instead.
 
@@ -316,7 +327,7 @@ def teacher_plan(plan: Plan, catalog: Catalog, trusted: frozenset[str]) -> Plan 
     if not source and Trait.GRAPH in lattice.given(plan.members):
         start.append(f"sampler={plan.choices['sampler']}")
     config, choices = compose([*start, *typed], catalog)
-    for shared in ("dataset", "hardware", "seed"):
+    for shared in SHARED:
         config[shared] = plan.config[shared]
         if shared in plan.choices:
             choices[shared] = plan.choices[shared]

@@ -31,6 +31,9 @@ log = logging.getLogger("gnnscale")
 
 FREE = ("seed", "seeds", "resume", "trust")
 """Keys in which a repeated command may differ from the run folder it continues."""
+TEACHER = "teacher.json"
+"""Beside a student's ``config.json``: what trains its teachers, which a preset may say otherwise
+one day, when the folder's other seeds are still to come."""
 
 
 def train(
@@ -43,10 +46,10 @@ def train(
 ) -> list[Record]:
     """Train every seed that has no record yet; return the records of all of them.
 
-    Writes ``config.json``, ``run.json`` and the texts ``beside`` (by their paths in there) into a
-    fresh folder, then ``seed-<k>/`` with metrics, checkpoint, status and record. Raises UsageError
-    if the folder belongs to another composition, or to another process that does not leave it
-    within ``patience_s``; nothing in it is altered.
+    Writes ``config.json``, ``run.json``, a student's ``teacher.json`` and the texts ``beside`` (by
+    their paths in there) into a fresh folder, then ``seed-<k>/`` with metrics, checkpoint, status
+    and record. Raises UsageError if the folder belongs to another composition, or to another
+    process that does not leave it within ``patience_s``; nothing in it is altered.
     """
     with locked(folder, patience_s):
         claim(plan, folder, command, beside or {})
@@ -63,18 +66,36 @@ def what(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def _differing(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Groups in which two configurations are not the same thing."""
+    before, now = what(stored), what(config)
+    return [n for n in sorted(before.keys() | now.keys()) if before.get(n) != now.get(n)]
+
+
+def _teacher(folder: Path) -> dict[str, Any] | None:
+    """What a student's folder says of its teacher; None if nothing."""
+    path = folder / TEACHER
+    return json.loads(path.read_text()) if path.exists() else None
+
+
 def claim(plan: Plan, folder: Path, command: dict[str, Any], beside: Mapping[str, str]) -> None:
     """Make a folder this composition's, or see that it already is."""
     path = folder / "config.json"
     if path.exists():
         stored = json.loads(path.read_text())
-        before, now = what(stored), what(plan.config)
-        differing = [n for n in sorted(before.keys() | now.keys()) if before.get(n) != now.get(n)]
+        differing = _differing(stored, plan.config)
         if differing:
             raise UsageError(
                 f"{folder}: holds a run of another composition (it differs in "
                 f"{', '.join(differing)}); choose another hydra.run.dir, or continue that run "
                 f"with resume={folder}"
+            )
+        taught = _teacher(folder)
+        if taught and plan.teacher and (found := _differing(taught["config"], plan.teacher.config)):
+            raise UsageError(
+                f"{folder}: its students had another teacher (it differs in {', '.join(found)}: "
+                "the preset or an option has changed since); choose another hydra.run.dir, or go "
+                f"on with the teacher it had: resume={folder}"
             )
         return
     about = {
@@ -86,6 +107,9 @@ def claim(plan: Plan, folder: Path, command: dict[str, Any], beside: Mapping[str
     }
     for name, text in beside.items():
         write_bytes(folder / name, text.encode())
+    if plan.teacher is not None:
+        about_teacher = {"config": plan.teacher.config, "choices": plan.teacher.choices}
+        write_json(folder / TEACHER, about_teacher)
     write_json(folder / "run.json", about)
     write_json(path, plan.config)  # last: a folder that has it is whole
 
@@ -107,7 +131,15 @@ def discard(folder: Path) -> None:
 def _discard(folder: Path) -> None:
     if any(folder.glob("seed-*/*.pt")) or any(folder.glob("seed-*/record.json")):
         return
-    own = ["config.json", "run.json", "log.txt", LOCK, "seed-*/status.json", ".hydra/*.yaml"]
+    own = [
+        "config.json",
+        "run.json",
+        TEACHER,
+        "log.txt",
+        LOCK,
+        "seed-*/status.json",
+        ".hydra/*.yaml",
+    ]
     for path in [p for pattern in own for p in folder.glob(pattern)]:
         path.unlink()
 
@@ -218,12 +250,16 @@ def teacher_folder(plan: Plan, seed: int, data: GraphData) -> Path:
 
 
 def load_plan(folder: Path, catalog: Catalog | None = None, trusted=frozenset()) -> Plan:
-    """The checked plan of an existing run folder. Raises UsageError if it is none."""
+    """The checked plan of an existing run folder, with the teacher that it was begun with.
+
+    Raises UsageError if it is none.
+    """
     path = folder / "config.json"
     if not path.exists():
         raise UsageError(f"{folder}: not a run folder (no config.json in it)")
     choices = json.loads((folder / "run.json").read_text())["choices"]
-    return check(json.loads(path.read_text()), choices, catalog or Catalog.load(), trusted)
+    stored, catalog = json.loads(path.read_text()), catalog or Catalog.load()
+    return check(stored, choices, catalog, trusted, teacher=_teacher(folder))
 
 
 def summary(records: Sequence[Record]) -> str:

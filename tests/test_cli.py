@@ -257,6 +257,24 @@ def test_a_folder_of_options_may_have_a_space_in_its_name(gnnscale, tmp_path):
     assert code == 0, err
 
 
+def test_ones_own_preset_and_architecture_may_be_the_teacher(gnnscale, tmp_path):
+    own = tmp_path / "gnnscale_conf"
+    (own / "architecture").mkdir(parents=True)
+    (own / "experiment").mkdir()
+    (own / "architecture/wide.yaml").write_text(
+        "# Wide: a test\n_target_: gnnscale.architecture.mlp.MLP\nhidden: 7\n"
+    )
+    (own / "experiment/teach.yaml").write_text(
+        "# @package _global_\n# Mine\ndefaults:\n  - override /architecture: wide\n"
+        "trainer: {epochs: 2}\n"
+    )
+    for words in (["teacher=teach"], ["teacher.architecture=wide"]):
+        code, out, err = gnnscale("train", *FAST, "recipe=distill", "distillation=logit", *words)
+        assert code == 0, err
+        teacher = json.loads((tmp_path / out.splitlines()[-1] / "teacher.json").read_text())
+        assert teacher["config"]["architecture"]["hidden"] == 7
+
+
 def test_a_yaml_file_can_not_grant_trust(gnnscale, tmp_path):
     (tmp_path / "evil_mod.py").write_text("raise SystemExit('ran')")
     folder = tmp_path / "theirs/experiment"

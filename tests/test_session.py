@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -277,6 +278,25 @@ def test_a_teacher_is_trained_once_for_all_students_of_its_data_and_seed(tmp_pat
     longer = {**teacher, "overrides": ["trainer.epochs=3"]}
     train(toy({"teacher": longer}, architecture="mlp", **options), tmp_path / "longer")
     assert len(folders()) == 4
+
+
+def test_a_folder_of_students_keeps_the_teacher_it_was_begun_with(tmp_path):
+    teacher = {"run": None, "architecture": "gcn", "overrides": ["trainer.epochs=2"]}
+    options = {"distillation": ["logit"], "recipe": "distill", "architecture": "mlp"}
+    where = tmp_path / "student"
+    train(toy({"teacher": teacher}, **options), where)
+    later = toy({"teacher": teacher, "seeds": 2}, **options)
+    later.teacher.config["trainer"]["epochs"] = 3  # as if a preset that it names said so now
+    with pytest.raises(UsageError, match=r"another teacher \(it differs in trainer: .* resume="):
+        train(later, where)
+    assert not (where / "seed-1").exists()
+    begun = where / session.TEACHER
+    begun.write_text(begun.read_text().replace('"epochs": 2', '"epochs": 4'))
+    again = session.load_plan(where)
+    again.config["seeds"] = 2
+    train(again, where)
+    taught = Path(kept(where / "seed-1/teacher", []).source).parent / "config.json"
+    assert json.loads(taught.read_text())["trainer"]["epochs"] == 4
 
 
 def test_a_level_that_student_or_teacher_has_not_is_refused(tmp_path):

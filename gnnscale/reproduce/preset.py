@@ -14,6 +14,8 @@ FREE = ("seed", "seeds", "resume", "run", "trust", "hardware", "logger")
 """Where and how a row runs, and on which seeds: not what it is."""
 PLACES = ("dataset.root", "dataset.download", "trainer.checkpoint_every")
 ABSENT = "absent"
+TAUGHT = "teacher.composition."
+"""Before the keys of what trains a student's teacher."""
 
 
 def words(row: Row) -> list[str]:
@@ -27,21 +29,17 @@ def differing(where: Path, row: Row, catalog: Catalog, strict: bool = False) -> 
     A key that is younger than the run counts if its value is not the option's default, or if
     ``strict``: training only goes on with the very same settings.
     """
-    path = where / "config.json"
-    if not path.exists():
-        return []
-    return unlike(_flat(json.loads(path.read_text())), row, catalog, strict)
+    return unlike(_stored(where), row, catalog, strict)
 
 
 def changed(where: Path, row: Row, catalog: Catalog) -> dict[str, Any]:
     """What a run folder was composed to, by dotted keys, less what are the defaults of the row's
     options now; every ``_target_`` stays, so that another option is told from this one.
     """
-    path = where / "config.json"
-    if not path.exists():
+    stored = _stored(where)
+    if not stored:
         return {}
-    _, default = _composed(row, catalog)
-    stored = _flat(json.loads(path.read_text()))
+    _, default = _composed(row, catalog, _taught(stored))
     return {
         key: value for key, value in stored.items()
         if _counts(key) and (key.endswith("_target_") or value != default(key))
@@ -51,8 +49,10 @@ def changed(where: Path, row: Row, catalog: Catalog) -> dict[str, Any]:
 def unlike(
     stored: Mapping[str, Any], row: Row, catalog: Catalog, strict: bool = False
 ) -> list[str]:
-    """``differing`` of settings by dotted keys."""
-    wanted, default = _composed(row, catalog)
+    """``differing`` of settings by dotted keys; of a teacher's only where those are known."""
+    if not stored:
+        return []
+    wanted, default = _composed(row, catalog, _taught(stored))
     found = []
     for key in sorted(stored.keys() | wanted.keys()):
         mine, now = stored.get(key, ABSENT), wanted.get(key, ABSENT)
@@ -62,19 +62,52 @@ def unlike(
     return found
 
 
-def _composed(row: Row, catalog: Catalog) -> tuple[dict[str, Any], Callable[[str], Any]]:
-    """(a row's composition by dotted keys, the default of a key among the row's options)."""
-    composed, choices = compose.compose(normalise(words(row), catalog), catalog)
+def _stored(where: Path) -> dict[str, Any]:
+    """A run folder's composition and its teacher's by dotted keys; {} where none was run."""
+    path, taught = where / "config.json", where / "teacher.json"
+    if not path.exists():
+        return {}
+    found = _flat(json.loads(path.read_text()))
+    if taught.exists():
+        found |= _of_teacher(json.loads(taught.read_text())["config"])
+    return found
+
+
+def _of_teacher(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A teacher's composition by dotted keys, less what it has from its student."""
+    own = {name: part for name, part in config.items() if name not in compose.SHARED}
+    return {TAUGHT + key: value for key, value in _flat(own).items()}
+
+
+def _taught(stored: Mapping[str, Any]) -> bool:
+    return any(key.startswith(TAUGHT) for key in stored)
+
+
+def _composed(
+    row: Row, catalog: Catalog, taught: bool
+) -> tuple[dict[str, Any], Callable[[str], Any]]:
+    """(a row's composition by dotted keys, the default of a key among the row's options).
+
+    ``taught``: with its teacher's.
+    """
+    config, choices = compose.compose(normalise(words(row), catalog), catalog)
+    wanted, chosen = _flat(config), {"": choices}
+    teacher = compose.check(config, choices, catalog).teacher if taught else None
+    if teacher is not None:
+        wanted |= _of_teacher(teacher.config)
+        chosen[TAUGHT] = teacher.choices
 
     def default(key: str) -> Any:
-        group, _, name = key.partition(".")
-        option = catalog.options(group).get(str(choices.get(group)))
+        of = TAUGHT if key.startswith(TAUGHT) else ""
+        group, _, name = key.removeprefix(of).partition(".")
+        option = catalog.options(group).get(str(chosen.get(of, {}).get(group)))
         return ABSENT if option is None else option.content.get(name, ABSENT)
 
-    return _flat(composed), default
+    return wanted, default
 
 
 def _counts(key: str) -> bool:
+    key = key.removeprefix(TAUGHT)
     return key.split(".")[0] not in FREE and key not in PLACES
 
 

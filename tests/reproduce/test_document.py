@@ -4,8 +4,10 @@ import shutil
 from dataclasses import asdict
 
 import pytest
-from toys import TABLE, write
+from toys import PRESET, TABLE, write
 
+from gnnscale import compose, session
+from gnnscale.catalog import Catalog
 from gnnscale.core.errors import UsageError
 from gnnscale.core.record import Record, write_json
 from gnnscale.reproduce.preset import differing
@@ -36,7 +38,6 @@ def pretend(here, row, scores, config, failed=()):
 @pytest.fixture
 def config(catalog, here):
     """config(row): what the row's preset composes to."""
-    from gnnscale import compose
     from gnnscale.overrides import normalise
     from gnnscale.reproduce.preset import words
 
@@ -111,6 +112,33 @@ def test_kept_figures_of_another_version_of_the_preset_are_told(reproduce, here,
     pretend(here, "a", [0.9], config("a"))
     reproduce("--document", "out.md")
     assert "| 90.00 | +89.00 | 1 (5) | reached" in (here / "out.md").read_text()
+
+
+def test_a_student_whose_teachers_preset_has_changed_is_of_another_version(
+    reproduce, here, catalog, capsys
+):
+    presets = here / "gnnscale_conf/experiment"
+    (presets / "teach.yaml").write_text(PRESET)
+    learn = "defaults:\n  - override /recipe: distill\n  - override /distillation: [logit]"
+    (presets / "learn.yaml").write_text(
+        PRESET.replace("defaults:", learn) + "teacher: {run: teach}\n"
+    )
+    write(here, TABLE | {"rows": {"a": TABLE["rows"]["a"] | {"experiment": "learn"}}})
+    fresh = Catalog(catalog.folders)
+    plan = compose.check(*compose.compose(["experiment=learn"], fresh), fresh)
+    where = here / "runs/reproduce/toy/a"
+    session.claim(plan, where, {"command": "test", "overrides": []}, {})
+    write_json(where / "seed-0/record.json", asdict(record(0, 0.5)))
+    reproduce("--document", "out.md")
+    assert "another version" not in (here / "out.md").read_text()
+    (presets / "teach.yaml").write_text(PRESET.replace("epochs: 2", "epochs: 3"))
+    reproduce("table=toy")
+    told = "(other teacher.composition.trainer.epochs); move it away"
+    assert told in capsys.readouterr().err, "nor is it gone on with"
+    shutil.rmtree(here / "runs")
+    reproduce("--document", "out.md")
+    told = "another version of the preset (teacher.composition.trainer.epochs)"
+    assert told in (here / "out.md").read_text(), "also by the figures alone"
 
 
 def test_figures_whose_seeds_are_not_known_are_judged_by_their_mean(reproduce, here):
