@@ -89,7 +89,10 @@ class Subject:
 
     def trainable(self) -> str | None:
         """Why training can't be timed; None if it can."""
-        if Trait.TEACHER in given(self.plan.members) and self.run.teacher is None:
+        traits = given(self.plan.members)
+        if Trait.CODES in traits:
+            return "an integer model is not trained"
+        if Trait.TEACHER in traits and self.run.teacher is None:
             return (
                 "the recipe's teacher has not been trained: train it first, then gnnscale bench "
                 "run=FOLDER"

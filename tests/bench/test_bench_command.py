@@ -2,6 +2,7 @@ import pytest
 import torch
 from compositions import CATALOG, toy, train
 
+from gnnscale import finished
 from gnnscale.bench.command import Words
 from gnnscale.bench.workloads import Unfit, asked
 from gnnscale.core.errors import UsageError
@@ -66,6 +67,16 @@ def test_a_run_folder_a_seed_and_a_checkpoint(measured, finished_run, inside):
     after = {p: p.stat().st_mtime_ns for p in finished_run.rglob("*") if "bench" not in str(p)}
     same = {p: t for p, t in after.items() if p.is_file()}
     assert same == {p: t for p, t in before.items() if p.is_file()}  # nothing of the run moved
+
+
+def test_an_integer_model_answers_and_is_not_trained(measured, tmp_path):
+    trained = toy({"hardware": {"threads": 1}}, quantization="qat", architecture="egc")
+    train(trained, tmp_path / "run")
+    folder, _ = finished.convert(tmp_path / "run", None, [], CATALOG, frozenset())
+    found, stored, _ = measured(f"run={folder}", bare=True)
+    assert list(stored["workloads"]) == ["full", "query_1", "query_4"]
+    for name in ("step", "epoch"):
+        assert f"{name}: not measured, an integer model is not trained" in found.notes
 
 
 def test_seed_picks_a_seed_of_a_run(measured, finished_run):
