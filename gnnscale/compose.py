@@ -43,12 +43,18 @@ class Plan:
     choices: dict[str, Any]
     parts: dict[str, list[Bound]]
     members: list[Member]
+    trusted: frozenset[str] = frozenset()
     teacher: "Plan | None" = None
     notes: list[str] = field(default_factory=list)
 
     def one(self, group: str) -> Bound | None:
         """The single option of a group, None if it is off."""
         return self.parts[group][0] if self.parts.get(group) else None
+
+    @property
+    def learns(self) -> bool:
+        """Whether it has a teacher."""
+        return Trait.TEACHER in lattice.given(self.members)
 
     @property
     def seeds(self) -> list[int]:
@@ -146,11 +152,11 @@ def check(
     catalog: Catalog,
     trusted: frozenset[str] = frozenset(),
     depth: int = 0,
-    teacher: Mapping[str, Any] | None = None,
+    taught: bool = True,
 ) -> Plan:
     """Validate a composition without loading data.
 
-    ``teacher``: its ``config`` and ``choices`` as a run was begun with; None: composed now.
+    ``taught``: with its teacher, which nobody asks any more once a student is trained.
 
     Raises CompositionError with every problem found: unknown keys, missing or wrong values,
     options that do not fit together (with the smallest change that helps), a device that is absent.
@@ -206,17 +212,14 @@ def check(
         problems.append(lattice.explain(members, found))
     if not problems:
         problems += try_out(parts)
-    plan = Plan(config, dict(choices), parts, members)
-    if not problems and depth == 0 and Trait.TEACHER in lattice.given(members):
+    plan = Plan(config, dict(choices), parts, members, trusted)
+    if not problems and depth == 0 and taught and plan.learns:
         try:
-            plan.teacher = (
-                check(teacher["config"], teacher["choices"], catalog, trusted, depth=1)
-                if teacher else teacher_plan(plan, catalog, trusted)
-            )  # fmt: skip
+            plan.teacher = teacher_plan(plan, catalog, trusted)
         except UsageError as error:
             problems.append(f"teacher: {error}")
     source = (config.get("teacher") or {}).get("run")
-    if depth == 0 and source is not None and Trait.TEACHER not in lattice.given(members):
+    if depth == 0 and source is not None and not plan.learns:
         problems.append(
             f"teacher={source}: recipe={choices.get('recipe')} has no teacher; type recipe=distill "
             "with a distillation, or leave teacher out"

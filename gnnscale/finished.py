@@ -87,7 +87,7 @@ def take_up(folder: Path, typed: Sequence[str], catalog: Catalog, trusted: froze
             merged[group] = json.loads(json.dumps(merged[group]))
             for key in (k for k in keys if k.startswith(f"{group}.")):
                 _copy(config, merged, key.split("."))
-    return compose.check(merged, chosen, catalog, trusted)
+    return compose.check(merged, chosen, catalog, trusted, taught=False)
 
 
 def _copy(source: Mapping[str, Any], target: dict[str, Any], path: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gnnscale.catalog import Catalog
-from gnnscale.compose import Plan, build, check, stages, take_up
+from gnnscale.compose import Plan, build, check, stages, take_up, teacher_plan
 from gnnscale.core.cache import cache_folder
 from gnnscale.core.compiled import sources
 from gnnscale.core.data import GraphData
@@ -212,7 +212,7 @@ def teach(plan: Plan, seed: int, data: GraphData) -> Run:
         train(plan.teacher, folder, [seed], command, patience_s=math.inf)
         return reopened(plan.teacher, seed, folder)
     source = Path(plan.config["teacher"]["run"])
-    stored = load_plan(source)
+    stored = load_plan(source, trusted=plan.trusted)
     if stored.config["dataset"] != plan.config["dataset"]:
         raise UsageError(
             f"teacher={source}: was trained on another dataset or split "
@@ -249,17 +249,29 @@ def teacher_folder(plan: Plan, seed: int, data: GraphData) -> Path:
     return cache_folder() / "teachers" / f"{data.name}-{plan.choices['architecture']}-{digest}"
 
 
-def load_plan(folder: Path, catalog: Catalog | None = None, trusted=frozenset()) -> Plan:
-    """The checked plan of an existing run folder, with the teacher that it was begun with.
+def load_plan(
+    folder: Path,
+    catalog: Catalog | None = None,
+    trusted: frozenset[str] = frozenset(),
+    taught: bool = False,
+) -> Plan:
+    """The checked plan of an existing run folder. Raises UsageError if it is none.
 
-    Raises UsageError if it is none.
+    ``taught``: with the teacher that it was begun with, for seeds that are still to be trained.
     """
     path = folder / "config.json"
     if not path.exists():
         raise UsageError(f"{folder}: not a run folder (no config.json in it)")
     choices = json.loads((folder / "run.json").read_text())["choices"]
     stored, catalog = json.loads(path.read_text()), catalog or Catalog.load()
-    return check(stored, choices, catalog, trusted, teacher=_teacher(folder))
+    plan = check(stored, choices, catalog, trusted, taught=False)
+    if taught and plan.learns:
+        begun = _teacher(folder)
+        plan.teacher = (
+            check(begun["config"], begun["choices"], catalog, trusted, depth=1)
+            if begun else teacher_plan(plan, catalog, trusted)
+        )  # fmt: skip
+    return plan
 
 
 def summary(records: Sequence[Record]) -> str:

@@ -245,8 +245,13 @@ def test_own_options_and_classes_need_explicit_trust(gnnscale, tmp_path, monkeyp
     assert code == 0, err
     record = next((tmp_path / out.splitlines()[-1]).rglob("record.json"))
     assert json.loads(record.read_text())["parameters"] == 8 * 5 + 5 + 5 * 3 + 3
-    code, _, err = gnnscale("train", f"resume={out.splitlines()[-1]}")
+    folder = out.splitlines()[-1]
+    code, _, err = gnnscale("train", f"resume={folder}")
     assert code == 2, "a run folder from somewhere else must not run code unasked"
+    learn = ("train", *FAST, "recipe=distill", "distillation=logit", f"teacher={folder}")
+    assert gnnscale(*learn)[0] == 2
+    code, _, err = gnnscale(*learn, "trust=my_models")
+    assert code == 0, err
 
 
 def test_a_folder_of_options_may_have_a_space_in_its_name(gnnscale, tmp_path):

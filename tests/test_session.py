@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from compositions import plan, quiet_metrics, toy, train
+from compositions import CATALOG, plan, quiet_metrics, toy, train
 
-from gnnscale import session
+from gnnscale import finished, session
 from gnnscale.core.errors import TrainingError, UsageError
 from gnnscale.core.record import Record
 from gnnscale.stage.teacher import kept
@@ -82,7 +82,7 @@ def test_a_killed_run_resumes_to_the_bit_identical_end(name, after_write, tmp_pa
         # what a kill in the middle of appending a line leaves behind
         with (tmp_path / "cut" / "seed-0" / "metrics.jsonl").open("a") as file:
             file.write('{"epoch": 3, "lo')
-    (resumed,) = train(session.load_plan(tmp_path / "cut"), tmp_path / "cut")
+    (resumed,) = train(session.load_plan(tmp_path / "cut", taught=True), tmp_path / "cut")
 
     assert equal_states(without_times(tmp_path / "whole"), without_times(tmp_path / "cut"))
     assert quiet_metrics(tmp_path / "whole" / "seed-0") == quiet_metrics(tmp_path / "cut/seed-0")
@@ -255,6 +255,20 @@ def test_teacher_from_a_finished_run_and_refusals(tmp_path):
         train(moved, tmp_path / "moved")
 
 
+def test_a_finished_student_needs_its_teacher_no_more(tmp_path):
+    train(toy(architecture="sage"), tmp_path / "teacher")
+    changes = {"teacher": {"run": str(tmp_path / "teacher"), "architecture": "gcn",
+                           "overrides": []}}  # fmt: skip
+    options = {"distillation": ["logit"], "recipe": "distill", "architecture": "mlp"}
+    train(toy(changes, **options), tmp_path / "student")
+    (tmp_path / "teacher").rename(tmp_path / "elsewhere")
+    words = (tmp_path / "student", ["hardware.threads=1"])
+    written = finished.predict(*words, None, None, CATALOG, frozenset())
+    assert len(written.read_text().splitlines()) == 61
+    with pytest.raises(UsageError, match=r"teacher=.*: neither a run folder nor a preset"):
+        session.load_plan(tmp_path / "student", taught=True)
+
+
 def test_a_teacher_is_trained_once_for_all_students_of_its_data_and_seed(tmp_path, monkeypatch):
     monkeypatch.setenv("GNNSCALE_CACHE", str(tmp_path / "cache"))
     teacher = {"run": None, "architecture": "gcn", "overrides": ["trainer.epochs=2"]}
@@ -292,7 +306,7 @@ def test_a_folder_of_students_keeps_the_teacher_it_was_begun_with(tmp_path):
     assert not (where / "seed-1").exists()
     begun = where / session.TEACHER
     begun.write_text(begun.read_text().replace('"epochs": 2', '"epochs": 4'))
-    again = session.load_plan(where)
+    again = session.load_plan(where, taught=True)
     again.config["seeds"] = 2
     train(again, where)
     taught = Path(kept(where / "seed-1/teacher", []).source).parent / "config.json"

@@ -38,7 +38,7 @@ def main(path: Path) -> dict[str, Any]:
     given = json.loads(path.read_text())
     catalog = Catalog.load([Path(folder) for folder in given["config_dirs"]])
     trusted = frozenset(given["trusted"])
-    plan = compose.check(given["config"], given["choices"], catalog, trusted)
+    plan = compose.check(given["config"], given["choices"], catalog, trusted, taught=False)
     folder = Path(given["folder"]) if given["folder"] else None
     subject = build(Origin(plan, given["seed"], folder), Path(given["scratch"]))
     device, phase = subject.run.device, given["phase"]

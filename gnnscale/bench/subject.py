@@ -89,10 +89,9 @@ class Subject:
 
     def trainable(self) -> str | None:
         """Why training can't be timed; None if it can."""
-        traits = given(self.plan.members)
-        if Trait.CODES in traits:
+        if Trait.CODES in given(self.plan.members):
             return "an integer model is not trained"
-        if Trait.TEACHER in traits and self.run.teacher is None:
+        if self.plan.learns and self.run.teacher is None:
             return (
                 "the recipe's teacher has not been trained: train it first, then gnnscale bench "
                 "run=FOLDER"

@@ -58,7 +58,7 @@ def resume(folder: Path, typed: Sequence[str], catalog: Catalog, trust: frozense
             f"resume={folder} {' '.join(other)}: a resumed run keeps its own configuration; only "
             "seeds= may be given with it. For another composition leave resume out"
         )
-    plan = session.load_plan(folder, catalog, trust)
+    plan = session.load_plan(folder, catalog, trust, taught=True)
     seeds = value(typed, "seeds")
     if seeds is not None:
         if not seeds.isdecimal() or int(seeds) < 1:
