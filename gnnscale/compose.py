@@ -304,6 +304,8 @@ def try_out(parts: Mapping[str, Sequence[Bound]]) -> list[str]:
 
 SHARED = ("dataset", "hardware", "seed")
 """What a teacher has from its student."""
+PACE = ("trainer.checkpoint_every",)
+"""Settings, dotted, of how a run is made that change none of its numbers."""
 
 
 def teacher_plan(plan: Plan, catalog: Catalog, trusted: frozenset[str]) -> Plan | None:

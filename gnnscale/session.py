@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gnnscale.catalog import Catalog
-from gnnscale.compose import Plan, build, check, stages, take_up, teacher_plan
+from gnnscale.compose import PACE, Plan, build, check, stages, take_up, teacher_plan
 from gnnscale.core.cache import cache_folder
 from gnnscale.core.compiled import sources
 from gnnscale.core.data import GraphData
@@ -61,8 +61,9 @@ def train(
 def what(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without what changes no number of a seed."""
     kept = {name: value for name, value in config.items() if name not in FREE}
-    if "trainer" in kept:
-        kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k != "checkpoint_every"}
+    for group, _, own in (key.partition(".") for key in PACE):
+        if group in kept:
+            kept[group] = {k: v for k, v in kept[group].items() if k != own}
     return kept
 
 

@@ -12,7 +12,7 @@ from gnnscale.reproduce.published import Row
 
 FREE = ("seed", "seeds", "resume", "run", "trust", "hardware", "logger")
 """Where and how a row runs, and on which seeds: not what it is."""
-PLACES = ("dataset.root", "dataset.download", "trainer.checkpoint_every")
+PLACES = ("dataset.root", "dataset.download", *compose.PACE)
 ABSENT = "absent"
 TAUGHT = "teacher.composition."
 """Before the keys of what trains a student's teacher."""
