@@ -9,6 +9,7 @@ from compositions import CATALOG, SMALL
 from gnnscale.bench.peers import connect
 from gnnscale.bench.settings import Bench
 from gnnscale.bench.subject import build, originate
+from gnnscale.bench.workloads import Epoch
 from gnnscale.core.errors import UsageError
 from gnnscale.overrides import normalise
 
@@ -99,9 +100,7 @@ def test_dgls_layers_compute_the_same_logits(subject, name):
             p.uniform_(-0.5, 0.5)
     transfer(run.model, peer.model, kind)
     want = run.inference(run.model, run.data, torch.arange(60), run.device)
-    peer.model.eval()
-    with torch.no_grad():
-        got = peer.model([peer.graph] * len(peer.model.convs), peer.x)
+    got = peer.logits()
     assert want.std() > 0.01
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
@@ -191,6 +190,24 @@ def test_bench_against_pyg(measured, model, sampler):
     assert "torch_sparse" in versus["measurement"]["versions"]
     own = found.cost["parameters"]
     assert versus["measurement"]["parameters"] == own
+
+
+@no_pyg
+def test_pygs_model_learns_from_its_requests(subject, tmp_path):
+    mine = subject("architecture=gcn", "architecture.dropout=0", "optimizer.lr=0.1",
+                   "optimizer.weight_decay=0")  # fmt: skip
+    peer = connect("pyg", mine, Bench(pyg_python=PYG), tmp_path / "p")
+    rows, data = mine.run.data.splits["train"], mine.run.data
+    before = peer.logits()
+    assert before.shape == (60, 3)
+    assert torch.equal(before, peer.logits())
+    request = peer.request(Epoch(), "end2end")
+    for _ in range(100):
+        request()
+    score = data.task.score(peer.logits()[rows], data.y[rows])
+    assert score > 0.9
+    assert score > data.task.score(before[rows], data.y[rows])
+    peer.close()
 
 
 @no_pyg

@@ -1,7 +1,7 @@
 """Runs in PyG's own environment: ``python pyg_worker.py DATA.npz``; a line in, a line out.
 
 Knows nothing of gnnscale but ``stack.py`` beside it. Asked ``build``, ``prepare`` (a workload in a
-scope), ``request`` (once, timed here) and ``forget``.
+scope), ``request`` (once, timed here), ``logits`` (of the whole graph), ``peak`` and ``forget``.
 """
 
 import gc
@@ -51,13 +51,14 @@ class Worker:
         self.path = path
         self.work = None
 
-    def build(self, optimizer, clip):
+    def build(self, optimizer, clip, seed):
         """Model, graph with torch-sparse's fast path if it is there, optimizer."""
         import torch_geometric
 
         stored = dict(np.load(self.path))
         self.spec = spec = json.loads(str(stored.pop("spec")))
         torch.set_num_threads(spec["threads"])
+        torch.manual_seed(seed)
         arrays = {name: torch.from_numpy(value) for name, value in stored.items()}
         self.whole = self.part(arrays, "")
         self.train = self.part(arrays, "train_") if "train_x" in arrays else self.whole
@@ -126,15 +127,8 @@ class Worker:
     def prepare(self, workload, scope, prepared, asked=None, training=None):
         """Set up ``self.work``."""
         depth = len(self.model.convs)
-
-        def infer(graph, x):
-            self.model.eval()
-            with torch.no_grad():
-                return self.model([graph] * depth, x)
-
         if workload == "full":
-            part = self.whole
-            self.work = lambda: infer(part["graph"], part["x"])
+            self.work = self.infer
             return {}
         if workload == "query":
             return {"unfit": "PyG's loaders are compared in training only"}
@@ -179,6 +173,17 @@ class Worker:
             stream = forever()
             self.work = (lambda: [step(*b) for b in epoch()]) if workload == "epoch" else (
                 lambda: step(*next(stream)))  # fmt: skip
+        return {}
+
+    def infer(self):
+        """The whole graph, evaluating."""
+        self.model.eval()
+        with torch.no_grad():
+            return self.model([self.whole["graph"]] * len(self.model.convs), self.whole["x"])
+
+    def logits(self, path):
+        """Write what ``infer`` gives to a file."""
+        np.save(path, self.infer().numpy())
         return {}
 
     def request(self):

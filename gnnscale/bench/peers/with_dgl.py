@@ -103,6 +103,12 @@ class DglPeer:
     def close(self) -> None:
         """Nothing to end."""
 
+    def logits(self) -> Tensor:
+        """What its model says of the whole graph, evaluating. Shapes: [nodes, classes]."""
+        self.model.eval()
+        with torch.no_grad():
+            return self.model([self.graph] * len(self.model.convs), self.x)
+
     # -- requests -------------------------------------------------------------------------------
 
     def request(self, workload: Workload, scope: str) -> Local:
@@ -111,18 +117,14 @@ class DglPeer:
         before = self.subject.run.hardware.apply
         device = self.subject.run.device
         if workload.name == "full":
-            return Local(self._full(scope, depth), device, before)
+            return Local(self._full(scope), device, before)
         if isinstance(workload, Query):
             return Local(self._query(workload, scope, depth), device, before)
         return Local(self._training(workload.name, scope, depth), device, before)
 
-    def _full(self, scope: str, depth: int) -> Callable[[Laps], None]:
-        graphs = [self.graph] * depth
-
+    def _full(self, scope: str) -> Callable[[Laps], None]:
         def work(laps: Laps) -> None:
-            self.model.eval()
-            with torch.no_grad():
-                logits = self.model(graphs, self.x)
+            logits = self.logits()
             laps.lap("forward")
             if scope == "end2end":
                 logits.cpu()

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from gnnscale.bench.peers import training
 from gnnscale.bench.settings import Bench
@@ -56,6 +58,7 @@ class PygPeer:
                 do="build",
                 optimizer=[optimizer.cls.__name__, dict(optimizer.arguments)],
                 clip=subject.run.trainer.clip,
+                seed=subject.origin.seed,
             )
         except BaseException:
             self.close()
@@ -108,6 +111,12 @@ class PygPeer:
             words["training"] = dict(training("pyg", self.subject))
         self.ask(**words)
         return Remote(self)
+
+    def logits(self) -> Tensor:
+        """What its model says of the whole graph, evaluating. Shapes: [nodes, classes]."""
+        path = self.scratch / "logits.npy"
+        self.ask(do="logits", path=str(path))
+        return torch.from_numpy(np.load(path))
 
     def processes(self) -> list[int]:
         """The worker."""
