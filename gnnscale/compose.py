@@ -320,6 +320,11 @@ def teacher_plan(plan: Plan, catalog: Catalog, trusted: frozenset[str]) -> Plan 
         return None
     experiments = catalog.options("experiment")
     if source and source not in experiments:
+        if len(Path(source).parts) > 1:
+            raise UsageError(
+                f"teacher={source}: no such run folder, seen from {Path.cwd()}; type a path to "
+                "one, or a preset's name (gnnscale list experiment)"
+            )
         near = closest(str(source), experiments)
         raise UsageError(
             f"teacher={source}: neither a run folder nor a preset{near}; presets: "

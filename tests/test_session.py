@@ -265,7 +265,7 @@ def test_a_finished_student_needs_its_teacher_no_more(tmp_path):
     words = (tmp_path / "student", ["hardware.threads=1"])
     written = finished.predict(*words, None, None, CATALOG, frozenset())
     assert len(written.read_text().splitlines()) == 61
-    with pytest.raises(UsageError, match=r"teacher=.*: neither a run folder nor a preset"):
+    with pytest.raises(UsageError, match=r"teacher=.*: no such run folder, seen from /"):
         session.load_plan(tmp_path / "student", taught=True)
 
 

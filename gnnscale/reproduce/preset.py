@@ -1,5 +1,6 @@
 """Whether a run folder was made by the preset as it is now."""
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from gnnscale import compose
 from gnnscale.catalog import Catalog
+from gnnscale.core.errors import UsageError
 from gnnscale.overrides import normalise
 from gnnscale.reproduce.published import Row
 
@@ -54,6 +56,11 @@ def unlike(
         return []
     wanted, default = _composed(row, catalog, _taught(stored))
     found = []
+    if _taught(stored) and not _taught(wanted):
+        stored = {key: value for key, value in stored.items() if not key.startswith(TAUGHT)}
+        source = wanted.get("teacher.run")
+        if source and source not in catalog.options("experiment") and not Path(source).is_dir():
+            found.append("teacher.run")  # which is gone
     for key in sorted(stored.keys() | wanted.keys()):
         mine, now = stored.get(key, ABSENT), wanted.get(key, ABSENT)
         same = mine == now or (not strict and key not in stored and now == default(key))
@@ -88,11 +95,15 @@ def _composed(
 ) -> tuple[dict[str, Any], Callable[[str], Any]]:
     """(a row's composition by dotted keys, the default of a key among the row's options).
 
-    ``taught``: with its teacher's.
+    ``taught``: with its teacher's, unless it can't be composed here: its preset may be gone, or a
+    class of it needs trust, which tables are read without.
     """
     config, choices = compose.compose(normalise(words(row), catalog), catalog)
     wanted, chosen = _flat(config), {"": choices}
-    teacher = compose.check(config, choices, catalog).teacher if taught else None
+    teacher = None
+    if taught:
+        with contextlib.suppress(UsageError):
+            teacher = compose.check(config, choices, catalog).teacher
     if teacher is not None:
         wanted |= _of_teacher(teacher.config)
         chosen[TAUGHT] = teacher.choices

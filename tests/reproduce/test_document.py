@@ -139,6 +139,29 @@ def test_a_student_whose_teachers_preset_has_changed_is_of_another_version(
     reproduce("--document", "out.md")
     told = "another version of the preset (teacher.composition.trainer.epochs)"
     assert told in (here / "out.md").read_text(), "also by the figures alone"
+    (presets / "teach.yaml").unlink()
+    reproduce("--document", "out.md")
+    assert "another version of the preset (teacher.run)" in (here / "out.md").read_text()
+
+
+def test_a_teacher_that_needs_trust_does_not_stop_a_table(here, catalog):
+    own = here / "gnnscale_conf"
+    (own / "architecture").mkdir()
+    (own / "architecture/mine.yaml").write_text("# Mine\n_target_: my_models.Mine\n")
+    (own / "experiment/learn.yaml").write_text(
+        PRESET.replace("defaults:", "defaults:\n  - override /recipe: distill\n"
+                       "  - override /distillation: [logit]\n  - override /architecture: mine")
+        + "teacher: {run: toy}\n"
+    )  # fmt: skip
+    write(here, TABLE | {"rows": {"a": TABLE["rows"]["a"] | {"experiment": "learn"}}})
+    fresh, where = Catalog(catalog.folders), here / "run"
+    config = compose.compose(["experiment=learn"], fresh)[0]
+    write_json(where / "config.json", config)
+    write_json(where / "teacher.json", {"config": config, "choices": {}})
+    (row,) = tables(fresh, ["toy"])[0].rows.values()
+    assert differing(where, row, fresh) == []
+    write_json(where / "config.json", config | {"architecture": {"_target_": "my_models.Other"}})
+    assert differing(where, row, fresh) == ["architecture._target_"]
 
 
 def test_figures_whose_seeds_are_not_known_are_judged_by_their_mean(reproduce, here):
