@@ -45,6 +45,7 @@ VALUED = {  # flags that take a value, and the values they take ((): any)
 }
 REFUSED = ("--config-name", "-cn", "--config-path", "-cp")
 FREE = "user"  # head of the keys that are the user's own
+FOLDER = ("out", "output", "outdir", "dir", "folder")  # what other tools call the run's folder
 
 _SHORT = {short: name for name, short in FLAGS.items() if short}
 _KEY = re.compile(r"(\+\+|\+|~)?([^.@/=]*)([^=]*)(=?)(.*)", re.DOTALL)
@@ -357,6 +358,8 @@ def _head_hint(key: str, value: str, catalog: Catalog) -> str:
     head = re.split(r"[.@/]", key)[0]
     if paths := catalog.homes(key):
         return f"type {_either(paths, value)}"
+    if key in FOLDER:
+        return f"the run's folder is hydra.run.dir={value}"
     heads = _heads(catalog)
     near = difflib.get_close_matches(head, [*heads, *catalog.parameters], n=1, cutoff=0.6)
     if not near:

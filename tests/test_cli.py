@@ -176,6 +176,8 @@ def test_unknown_verb_and_version(gnnscale):
     assert gnnscale("--version")[1].strip() == "0.1.0"
     assert "sampler" in gnnscale("--help")[1]
     assert gnnscale("train", "--help") == gnnscale("--help")
+    (presets,) = (line for line in gnnscale("--help")[1].splitlines() if "experiment  " in line)
+    assert "more: gnnscale list experiment" in presets and len(presets) < 160
 
 
 def test_flags_and_overrides_in_any_order(gnnscale):

@@ -191,6 +191,7 @@ REFUSED = [
     ("distillation.alpha=0.5", "name the option too; type distillation.logit.alpha=0.5"),
     ("distillation.lgoit.alpha=1", "distillation 'lgoit' does not exist (did you mean 'logit'?)"),
     ("zzz=1", "'zzz' is neither a group nor a key; groups: dataset, "),
+    ("out=here", "'out' is neither a group nor a key; the run's folder is hydra.run.dir=here; "),
     ("seed.x=1", "seed has no parts; type seed=1"),
     ("seed@x=1", "only a group takes '@'; type seed=1"),
     ("dataset/ogb=arxiv", "type dataset=ogb/arxiv"),

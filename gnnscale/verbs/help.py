@@ -3,6 +3,8 @@
 from gnnscale import __version__
 from gnnscale.catalog import Catalog
 
+MANY = 150
+"""A group with more options is told by a few of them."""
 HELP = """\
 gnnscale {version}: train, compress, measure and compare efficient graph neural networks
 
@@ -70,6 +72,10 @@ def text(catalog: Catalog) -> str:
     for group in catalog.groups:
         default = catalog.defaults.get(group)
         shown = "+".join(default) if isinstance(default, list) else default
-        names = " ".join(catalog.options(group))
-        lines.append(f"  {group:<13}[{shown or 'off'}] {names}")
+        names = list(catalog.options(group))
+        told = " ".join(names)
+        if len(names) > MANY:
+            some = " ".join(names[:: len(names) // 4][:4])
+            told = f"{some} and {len(names) - 4} more: gnnscale list {group}"
+        lines.append(f"  {group:<13}[{shown or 'off'}] {told}")
     return HELP.format(version=__version__, groups="\n".join(lines))
