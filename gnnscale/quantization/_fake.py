@@ -88,12 +88,14 @@ class FakeQuant(nn.Module):
         return self.coding.grid(self.low, self.high)
 
     @torch.no_grad()
-    def track(self, x: Tensor | SparseRows) -> None:
-        """Move the range towards that of ``x``; the first tensor sets it, an empty one does not."""
-        values = x.values if isinstance(x, SparseRows) else x
-        if values.numel() == 0:
+    def track(self, x: Tensor | SparseRows, rows: Tensor | None = None) -> None:
+        """Move the range towards that of ``x``; the first tensor sets it, an empty one does not.
+
+        rows: numbers of the rows of ``x`` that count; None: all.
+        """
+        low, high = self._ends(x, rows)
+        if low is None or high is None:
             return
-        low, high = self._ends(values.detach(), x.shape.numel())
         low, high = low.clamp(max=0).to(self.low.dtype), high.clamp(min=0).to(self.high.dtype)
         if self.coding.range in ("minmax", "percentile"):
             low, high = torch.minimum(self.low, low), torch.maximum(self.high, high)
@@ -103,33 +105,45 @@ class FakeQuant(nn.Module):
         self.high.lerp_(high, share)
         self.seen.fill_(True)
 
-    def _ends(self, values: Tensor, entries: int) -> tuple[Tensor, Tensor]:
-        """(low, high) of values, of which ``entries`` - len(values) more are 0."""
-        if self.low.dim():
-            rest = [d for d in range(values.dim()) if d != self.axis % values.dim()]
-            return values.amin(rest), values.amax(rest)
-        if self.coding.range != "percentile":
+    def _ends(self, x: Tensor | SparseRows, rows: Tensor | None) -> tuple[Tensor | None, ...]:
+        """(low, high) of what is in ``x``, (None, None) if nothing is."""
+        percentile = self.coding.range == "percentile" and not self.low.dim()
+        if isinstance(x, Tensor) and percentile:
+            return self._percentiles(_sampled(x.detach(), rows), 0)
+        x = x if rows is None else x[rows]
+        values = x.values.detach() if isinstance(x, SparseRows) else x.detach()
+        if values.numel() == 0:
+            return None, None
+        if percentile:
+            zeros = (x.shape.numel() - len(values)) * min(SAMPLE, len(values)) // len(values)
+            return self._percentiles(_sampled(values, None), zeros)
+        if not self.low.dim():
             return values.aminmax()
-        values = values.flatten().float()
-        zeros = entries - len(values)
-        if len(values) > SAMPLE:  # the same entries each time, spread by a multiplicative hash
-            at = torch.arange(SAMPLE, device=values.device) * 2654435761 % len(values)
-            zeros, values = zeros * SAMPLE // len(values), values[at]
+        rest = [d for d in range(values.dim()) if d != self.axis % values.dim()]
+        return values.amin(rest), values.amax(rest)
+
+    def _percentiles(self, values: Tensor, zeros: int) -> tuple[Tensor | None, ...]:
+        """(low, high) of values and so many zeros, or, which is cheaper, the range there is.
+
+        Ranges only grow, so that one which leaves out fewer values than the percentile does stays.
+        """
+        if not len(values):
+            return None, None
+        extremes, none = values.aminmax(), values[:0]
         k = max(1, int(self.coding.percentile * (len(values) + zeros)))
-        ends = []
-        for sign in (1, -1):  # the k-th smallest, with the zeros in their place
-            signed = values if sign > 0 else -values
-            negative = int((signed < 0).sum())
-            if k <= negative:
-                found = signed.kthvalue(k).values
-            elif k <= negative + zeros:
-                found = signed.new_zeros(())
-            else:
-                found = signed.kthvalue(k - zeros).values
-            ends.append(sign * found)
-        if ends[0] == ends[1] == 0 and len(values):  # rarer than that: nothing would be left
-            return values.aminmax()
-        return ends[0], ends[1]
+        below = none if extremes.min >= self.low else values[values < self.low]
+        above = none if extremes.max <= self.high else values[values > self.high]
+        if len(below) == len(above) == 0:
+            return self.low, self.high
+        if max(len(below), len(above)) < k:
+            signs = int(torch.count_nonzero(values < 0)), int(torch.count_nonzero(values > 0))
+            at_zero = zeros + len(values) - sum(signs)
+            if max(signs) < k <= min(signs) + at_zero:
+                return extremes  # both percentiles are 0: nothing would be left
+        return (
+            below.kthvalue(k).values if len(below) >= k else self.low,
+            -(-above).kthvalue(k).values if len(above) >= k else self.high,
+        )
 
     def forward(self, x: Tensor | SparseRows, hop: Hop | None = None) -> Tensor | SparseRows:
         """Shapes: any -> the same. Ranges of activations move in training mode only."""
@@ -148,3 +162,22 @@ class FakeQuant(nn.Module):
         exact = x.dtype in (torch.float32, torch.float64)
         y = fake(x if exact else x.float(), self.grid, self.axis, self.coding.straight)
         return y if exact else y.to(x.dtype)
+
+
+def _sampled(x: Tensor, rows: Tensor | None) -> Tensor:
+    """Entries of some rows as one float32 vector; of many, ``SAMPLE`` of them.
+
+    Those are the same each time, spread by a multiplicative hash.
+    """
+    if rows is None:
+        x = x.flatten()
+        return (x if len(x) <= SAMPLE else x.take(_spread(len(x), x.device))).float()
+    width = x[:1].numel() if len(x) else 0
+    if len(rows) * width <= SAMPLE:
+        return x[rows].flatten().float()
+    at = _spread(len(rows) * width, x.device)
+    return x.reshape(len(x), width)[rows[at // width], at % width].float()
+
+
+def _spread(n: int, device: torch.device) -> Tensor:
+    return torch.arange(SAMPLE, device=device) * 2654435761 % n

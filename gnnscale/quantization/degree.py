@@ -31,6 +31,7 @@ class Protection:
 
     def __init__(self, p_min: float, p_max: float, degrees: Tensor | None):
         self.p_min, self.p_max = p_min, p_max
+        self._last: tuple[Any, ...] = ()
         self.ranked = None if degrees is None else degrees.sort().values
 
     def probability(self, degree: Tensor, segment: Tensor | None) -> Tensor:
@@ -51,9 +52,12 @@ class Protection:
     def mask(self, hop: Hop) -> Tensor:
         """Whether each source is protected, [n_src]."""
         assert hop.degree is not None
-        p = self.probability(hop.degree, hop.segment)
-        draw = Key(torch.initial_seed(), "protect").torch()
-        return torch.rand(len(p), generator=draw).to(p.device) < p
+        seed, last = torch.initial_seed(), self._last
+        if not (last and last[0] == seed and last[1] is hop.degree and last[2] is hop.segment):
+            p = self.probability(hop.degree, hop.segment)
+            mask = torch.rand(len(p), generator=Key(seed, "protect").torch()).to(p.device) < p
+            self._last = last = (seed, hop.degree, hop.segment, mask)
+        return last[3]
 
     def rows(self, hop: Hop, kind: Rows, n: int) -> Tensor | None:
         """Whether each of ``n`` rows is protected, [n]; None: the rows have no degrees."""
@@ -84,7 +88,7 @@ class Protected(FakeQuant):
             mask = self.protection.rows(hop, self.kind, len(x))
         if mask is None:
             return super().forward(x, hop)
-        self.track(x[~mask])
+        self.track(x, (~mask).nonzero().view(-1))
         if not self.seen:
             return x
         coded = self.coded(x)

@@ -462,6 +462,34 @@ def test_percentiles_of_what_is_mostly_zero_are_its_extremes(kind):
     assert (coder.low, coder.high) == (0, 1)
 
 
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.3])
+def test_ranges_of_percentiles_are_the_widest_of_sorted_entries(kind, share):
+    draw = torch.Generator().manual_seed(2)
+    low, high, moves = torch.zeros(()), torch.zeros(()), 0
+    quantizer = FakeQuant(Coding(8, range="percentile", percentile=share)).train()
+    for step in range(40):  # few of them reach beyond the others: what is known then is kept
+        x = torch.randn(30, 20, generator=draw) + (0, 0, 3, -3)[step % 4]
+        x = x * (torch.rand(30, 20, generator=draw) < (1.0, 0.4, 0.01)[step % 3])
+        quantizer(x if kind == "dense" else SparseRows.from_dense(x))
+        k, ordered = max(1, int(share * 600)), x.flatten().sort().values
+        ends = ordered[k - 1], ordered[-k]
+        ends = (ordered[0], ordered[-1]) if ends == (0, 0) else ends
+        moves += bool(ends[0] < low or ends[1] > high)
+        low, high = torch.minimum(low, ends[0]), torch.maximum(high, ends[1])
+        assert (quantizer.low, quantizer.high) == (low, high)
+    assert 1 < moves < 39
+
+
+@pytest.mark.parametrize("shape", [(300, 40), (20000, 50), (9000, 5, 20)])
+def test_chosen_rows_have_the_range_that_they_have_alone(shape):
+    x, rows = randn(*shape), torch.arange(0, shape[0], 3)
+    some, alone = (FakeQuant(Coding(8, range="percentile")).train() for _ in "ab")
+    some.track(x, rows)
+    alone.track(x[rows])
+    assert (some.low, some.high) == (alone.low, alone.high)
+
+
 def test_percentiles_of_many_entries_are_close():
     x = randn(1_000_000)
     quantizer = FakeQuant(Coding(8, range="percentile", percentile=0.01)).train()
