@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from gnnscale.architecture._stack import Stack
@@ -40,6 +41,8 @@ class SAGEConv(nn.Module):
 
     def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:
         """One convolution over ``hop``."""
+        if self._shares_product(hop, h):
+            return self._both_at_once(hop, h)
         own = first(h, hop.graph.n_dst)
         if self.pool is not None:
             pool = self.pool
@@ -58,6 +61,21 @@ class SAGEConv(nn.Module):
             own, w = self.self.q_input(own, hop), self.self.q_weight(self.self.weight)
             z = product(own, w.T, z, over=True)
         return self.q_update(z, hop)
+
+    def _shares_product(self, hop: Hop, h: Tensor) -> bool:
+        """Whether both maps read the same rows and the neighbours' is taken before the mean."""
+        if self.self is None or self.pool is not None or len(h) != hop.graph.n_dst:
+            return False
+        free = all(side.q_input.quantizer is None for side in (self.neighbor, self.self))
+        return free and (self.narrows or isinstance(h, SparseRows))
+
+    def _both_at_once(self, hop: Hop, h: Tensor) -> Tensor:
+        """One product by both weights: rows are read once, their gradients are not added up."""
+        assert self.self is not None
+        weights = [side.q_weight(side.weight) for side in (self.neighbor, self.self)]
+        m, own = product(h, torch.cat(weights).T).chunk(2, 1)
+        z = hop.reduce(lambda h: self.q_message(m.contiguous(), hop), h)
+        return self.q_update(shifted(self.q_aggregate(z, hop) + own, self.neighbor.bias), hop)
 
 
 @dataclass(eq=False, repr=False)

@@ -16,6 +16,13 @@ NEEDS = {
 IN_DGL = {"mean": "mean", "max": "pool", "gcn": "gcn"}
 
 
+class Left(nn.Module):
+    """A quantizer that leaves values alone."""
+
+    def forward(self, value, hop=None):
+        return value
+
+
 def test_published_counts(parameters):
     assert parameters(SAGE(Shape(128, 40), hidden=256, depth=3, norm="batch")) == 218_664
     assert parameters(SAGE(Shape(100, 47), hidden=256, depth=3)) == 206_895
@@ -60,6 +67,14 @@ def test_a_node_alone_keeps_its_own_part(layer, features, aggr):
     got = layer(conv, NEEDS[aggr], features)[5]
     own = conv.neighbor if aggr == "gcn" else conv.self
     torch.testing.assert_close(got, features[5] @ own.weight.T + conv.neighbor.bias)
+
+
+def test_one_product_for_both_maps_is_the_sum_of_two(layer, features):
+    conv = SAGEConv(5, 2, "mean").double()
+    nn.init.normal_(conv.neighbor.bias)
+    together = layer(conv, NEEDS["mean"], features)
+    conv.self.q_input.quantizer = Left()  # a site of its own: its rows may be others
+    torch.testing.assert_close(layer(conv, NEEDS["mean"], features), together)
 
 
 @pytest.mark.parametrize("aggr", NEEDS)
