@@ -10,6 +10,7 @@ from gnnscale.architecture._base import NORMS
 from gnnscale.architecture._stack import Norm, Stack
 from gnnscale.core.batch import Memo
 from gnnscale.core.hop import Hop, Need, first
+from gnnscale.core.ops.product import product, shifted
 from gnnscale.core.site import Dense, Site
 
 
@@ -37,8 +38,31 @@ class GINConv(nn.Module):
 
     def forward(self, hop: Hop, h: Tensor, memo: Memo) -> Tensor:
         """One convolution over ``hop``."""
+        if self.takes_sparse:
+            return self._narrow(hop, h)
         z = self.q_aggregate(hop.reduce(lambda h: self.q_message(h, hop), h), hop)
         return self.q_update(self.mlp((1 + self.eps) * first(h, hop.graph.n_dst) + z), hop)
+
+    @property
+    def takes_sparse(self) -> bool:
+        """Whether the MLP's first map comes before the sum, with which it commutes.
+
+        It does where it makes rows shorter and no quantizer stands between the two.
+        """
+        between = (self.q_message, self.q_aggregate, self.mlp[0].q_input)
+        shorter = self.mlp[0].out_features < self.mlp[0].in_features
+        return shorter and all(site.quantizer is None for site in between)
+
+    def _narrow(self, hop: Hop, h: Tensor) -> Tensor:
+        start, rest = self.mlp[0], self.mlp[1:]
+        w = start.q_weight(start.weight).T
+        m = product(h, w)
+
+        def message(rows: Tensor) -> Tensor:  # a hop may have other rows, of its history
+            return m if rows is h else product(rows, w)
+
+        z = (1 + self.eps) * first(m, hop.graph.n_dst) + hop.reduce(message, h)
+        return self.q_update(rest(shifted(z, start.bias)), hop)
 
 
 @dataclass(eq=False, repr=False)

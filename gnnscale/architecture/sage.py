@@ -74,7 +74,12 @@ class SAGEConv(nn.Module):
         assert self.self is not None
         weights = [side.q_weight(side.weight) for side in (self.neighbor, self.self)]
         m, own = product(h, torch.cat(weights).T).chunk(2, 1)
-        z = hop.reduce(lambda h: self.q_message(m.contiguous(), hop), h)
+
+        def message(rows: Tensor) -> Tensor:  # a hop may have other rows, of its history
+            z = m.contiguous() if rows is h else product(rows, weights[0].T)
+            return self.q_message(z, hop)
+
+        z = hop.reduce(message, h)
         return self.q_update(shifted(self.q_aggregate(z, hop) + own, self.neighbor.bias), hop)
 
 

@@ -20,10 +20,15 @@ def test_count_by_the_formula(parameters):
     assert parameters(bare) == inner + last - 2 * 2 * 8
 
 
+WIDTHS = pytest.mark.parametrize("width", [9, 3])  # the MLP's first map behind the sum, ahead
+
+
+@WIDTHS
 @pytest.mark.parametrize("eps", [0.0, 0.7])
-def test_layer_equals_ginconv(six_dgl, layer, features, eps):
+def test_layer_equals_ginconv(six_dgl, layer, features, eps, width):
     torch.manual_seed(0)
-    conv = GINConv(5, 4, 9, "batch", True).double().eval()
+    conv = GINConv(5, 4, width, "batch", True).double().eval()
+    assert conv.takes_sparse == (width == 3)
     nn.init.constant_(conv.eps, eps)
     nn.init.uniform_(conv.mlp[1].running_mean)
     oracle = dgl.nn.GINConv(conv.mlp, "sum", init_eps=eps).double()
@@ -32,8 +37,9 @@ def test_layer_equals_ginconv(six_dgl, layer, features, eps):
     torch.testing.assert_close(layer(conv, NEED, features), want, rtol=1e-10, atol=1e-10)
 
 
-def test_layer_by_the_formula(layer, features, six, dense):
-    conv = GINConv(5, 4, 9, "none", True).double()
+@WIDTHS
+def test_layer_by_the_formula(layer, features, six, dense, width):
+    conv = GINConv(5, 4, width, "none", True).double()
     nn.init.constant_(conv.eps, 0.3)
     first, last = conv.mlp[0], conv.mlp[3]
     z = 1.3 * features + dense(six) @ features
@@ -51,9 +57,26 @@ def test_sum_tells_multisets_apart_that_mean_does_not(layer, features):
     assert min(gaps) > 1e-3
 
 
+@WIDTHS
 @pytest.mark.parametrize("norm", ["none", "batch", "layer"])
-def test_layer_gradient(check_gradient, features, norm):
-    check_gradient(GINConv(5, 4, 6, norm, True).double(), NEED, features)
+def test_layer_gradient(check_gradient, features, norm, width):
+    check_gradient(GINConv(5, 4, width, norm, True).double(), NEED, features)
+
+
+@pytest.mark.parametrize("site", ["q_message", "q_aggregate", "mlp.0.q_input"])
+def test_a_quantizer_between_sum_and_map_keeps_their_order(layer, features, site):
+    conv = GINConv(5, 4, 3, "none", True).double()
+    before = layer(conv, NEED, features)
+    conv.get_submodule(site).quantizer = Left()
+    assert not conv.takes_sparse
+    torch.testing.assert_close(layer(conv, NEED, features), before, rtol=1e-10, atol=1e-10)
+
+
+class Left(nn.Module):
+    """A quantizer that leaves values alone."""
+
+    def forward(self, value, hop=None):
+        return value
 
 
 def test_eps_can_be_fixed():

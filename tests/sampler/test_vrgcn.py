@@ -35,7 +35,9 @@ MODELS = {
     "gcn widening": lambda shape: GCN(shape, hidden=3, depth=2),
     "sage": lambda shape: SAGE(shape, hidden=5, residual=True, depth=3),
     "sage gcn": lambda shape: SAGE(shape, aggr="gcn", hidden=8),
+    "sage narrowing": lambda shape: SAGE(shape, hidden=2, depth=2),
     "gin": lambda shape: GIN(shape, hidden=6, norm="none", mlp_norm="layer"),
+    "gin narrowing": lambda shape: GIN(shape, hidden=2, norm="none", mlp_norm="none"),
     "egc": lambda shape: EGC(shape, hidden=8, heads=2, bases=3, norm="layer"),
     "egc sets": lambda shape: EGC(
         shape, hidden=8, heads=2, bases=2, norm="none", aggregators=["add", "mean", "symadd"]
@@ -120,6 +122,15 @@ def test_all_neighbours_are_full_batch_in_logits_loss_and_gradients(
         found.append([logits, loss, *torch.autograd.grad(loss, parameters)])
     for mine, wanted in zip(*found, strict=True):
         torch.testing.assert_close(mine, wanted, rtol=1e-10, atol=1e-10)
+
+
+@models
+def test_a_batch_of_every_node_is_exact_though_histories_are_not(make, sixty):
+    model = model_of(make, sixty).train()
+    sampler = made(sixty, model.need, fanouts=-1, preprocess="never")
+    fill(sampler, model, sixty, noise=1.0)
+    out = model(batch(sampler, torch.arange(60))).logits
+    torch.testing.assert_close(out, model(whole_batch(sixty, model.need)).logits)
 
 
 @pytest.fixture
