@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gnnscale.core.hop import Hop
-from gnnscale.core.ops.codes import Grid, fake
+from gnnscale.core.ops.codes import Grid, counted, fake
 from gnnscale.core.sparse import SparseRows
 
 Tracker = Literal["ema", "minmax", "percentile"]
@@ -129,20 +129,15 @@ class FakeQuant(nn.Module):
         """
         if not len(values):
             return None, None
-        extremes, none = values.aminmax(), values[:0]
         k = max(1, int(self.coding.percentile * (len(values) + zeros)))
-        below = none if extremes.min >= self.low else values[values < self.low]
-        above = none if extremes.max <= self.high else values[values > self.high]
-        if len(below) == len(above) == 0:
-            return self.low, self.high
-        if max(len(below), len(above)) < k:
-            signs = int(torch.count_nonzero(values < 0)), int(torch.count_nonzero(values > 0))
-            at_zero = zeros + len(values) - sum(signs)
-            if max(signs) < k <= min(signs) + at_zero:
-                return extremes  # both percentiles are 0: nothing would be left
+        low, high = float(self.low), float(self.high)
+        below, above, negative, positive = counted(values, low, high)
+        at_zero = zeros + len(values) - negative - positive
+        if max(negative, positive) < k <= min(negative, positive) + at_zero:
+            return values.aminmax()  # both percentiles are 0: nothing would be left
         return (
-            below.kthvalue(k).values if len(below) >= k else self.low,
-            -(-above).kthvalue(k).values if len(above) >= k else self.high,
+            values[values < low].kthvalue(k).values if below >= k else self.low,
+            -(-values[values > high]).kthvalue(k).values if above >= k else self.high,
         )
 
     def forward(self, x: Tensor | SparseRows, hop: Hop | None = None) -> Tensor | SparseRows:

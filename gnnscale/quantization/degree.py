@@ -9,6 +9,7 @@ from torch import Tensor
 from gnnscale.core.data import GraphData
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Hop
+from gnnscale.core.ops.codes import fake_around
 from gnnscale.core.random import Key
 from gnnscale.core.site import Rows, Site
 from gnnscale.core.sparse import SparseRows
@@ -91,11 +92,15 @@ class Protected(FakeQuant):
         self.track(x, (~mask).nonzero().view(-1))
         if not self.seen:
             return x
-        coded = self.coded(x)
         if isinstance(x, SparseRows):
             of_entry = mask[x.rows.dst.long()]
-            return SparseRows.of(x.rows, torch.where(of_entry, x.values, coded.values))
-        return torch.where(mask.view(-1, *[1] * (x.dim() - 1)), x, coded)
+            return SparseRows.of(x.rows, self._coded_around(x.values, of_entry))
+        return self._coded_around(x, mask)
+
+    def _coded_around(self, x: Tensor, kept: Tensor) -> Tensor:
+        exact = x.dtype in (torch.float32, torch.float64)
+        y = fake_around(x if exact else x.float(), kept, self.grid, self.coding.straight)
+        return y if exact else y.to(x.dtype)
 
 
 @dataclass(eq=False, repr=False)

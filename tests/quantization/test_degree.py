@@ -11,6 +11,7 @@ from gnnscale.architecture.sage import SAGE
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Hop
 from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.core.ops.codes import Grid, fake, fake_around
 from gnnscale.core.site import Site, sites
 from gnnscale.graph.whole import whole_batch
 from gnnscale.quantization.degree import Degree, Protected, Protection
@@ -218,3 +219,21 @@ def test_an_empty_batch_works(data):
 def test_bounds_in_the_wrong_order_are_refused():
     with pytest.raises(UsageError, match=r"p_min=0.5: must not exceed quantization.p_max=0.2"):
         Degree(p_min=0.5, p_max=0.2)
+
+
+@pytest.mark.parametrize("straight", [True, False])
+@pytest.mark.parametrize("shape", [(40, 7), (40, 3, 5), (40,), (0, 4)])
+def test_codes_around_kept_rows_are_a_choice_by_row(shape, straight):
+    draw = torch.Generator().manual_seed(4)
+    x = torch.randn(shape, generator=draw, dtype=torch.float64).requires_grad_()
+    kept, g = torch.rand(shape[:1], generator=draw) < 0.4, torch.randn(shape, generator=draw)
+    grid = Grid(torch.tensor(0.3), torch.tensor(2.0), 0, 7)
+    mask = kept.view(-1, *[1] * (x.dim() - 1))
+    found = []
+    for y in (
+        torch.where(mask, x, fake(x, grid, straight=straight)),
+        fake_around(x, kept, grid, straight),
+    ):
+        found.append([y, *torch.autograd.grad(y, x, g.double())])
+    for mine, wanted in zip(*found, strict=True):
+        assert torch.equal(mine, wanted)

@@ -42,27 +42,64 @@ class Grid(NamedTuple):
     last: int
 
 
+@numba.njit(inline="always")
+def _stretch(given, inv, s, z, first, last, what, grad, put):
+    """Some values of one scale. what: 0 codes, 1 values, 2 grad where no code is cut off."""
+    if what == 2:
+        for i in range(len(given)):
+            code = np.rint(fma(given[i], inv, z))
+            put[i] = grad[i] if code >= first and code <= last else 0
+    else:
+        for i in range(len(given)):
+            code = np.rint(fma(given[i], inv, z))
+            # comparisons, so that NaN stays NaN
+            code = first if code < first else (last if code > last else code)
+            put[i] = code if what == 0 else (code - z) * s
+
+
 @compiled(parallel=True)
 def _walk(x, inverse, scale, zero, first, last, what, g, out):
-    """x [rows, n], one scale per row. what: 0 codes, 1 values, 2 g where no code is cut off."""
+    """x [rows, n], one scale per row."""
     rows, n = x.shape
     chunks = (n + CHUNK - 1) // CHUNK
     for task in numba.prange(rows * chunks):
         r, start = task // chunks, (task % chunks) * CHUNK
-        size = min(CHUNK, n - start)
-        given, put = x[r, start : start + size], out[r, start : start + size]
-        inv, s, z = inverse[r], scale[r], zero[r]
-        if what == 2:
-            grad = g[r, start : start + size]
-            for i in range(size):
-                code = np.rint(fma(given[i], inv, z))
-                put[i] = grad[i] if code >= first and code <= last else 0
+        end = min(start + CHUNK, n)
+        _stretch(
+            x[r, start:end], inverse[r], scale[r], zero[r], first, last, what, g[r, start:end],
+            out[r, start:end],
+        )  # fmt: skip
+
+
+@compiled(parallel=True)
+def _walk_around(x, kept, inverse, scale, zero, first, last, what, g, out):
+    """x [rows, n], one scale for all; rows that are kept stay as they are."""
+    for r in numba.prange(len(x)):
+        if kept[r]:
+            out[r] = g[r] if what == 2 else x[r]
         else:
-            for i in range(size):
-                code = np.rint(fma(given[i], inv, z))
-                # comparisons, so that NaN stays NaN
-                code = first if code < first else (last if code > last else code)
-                put[i] = code if what == 0 else (code - z) * s
+            _stretch(x[r], inverse[0], scale[0], zero[0], first, last, what, g[r], out[r])
+
+
+@compiled()
+def _count(x, low, high):
+    below, above, negative, positive = 0, 0, 0, 0
+    for i in range(len(x)):
+        below += x[i] < low
+        above += x[i] > high
+        negative += x[i] < 0
+        positive += x[i] > 0
+    return below, above, negative, positive
+
+
+def counted(x: Tensor, low: float, high: float) -> tuple[int, int, int, int]:
+    """How many entries of a vector are below ``low``, above ``high``, negative and positive."""
+    if x.device.type == "cpu":
+        kind = x.numpy().dtype.type
+        return _count(x.numpy(), kind(low), kind(high))
+    found = [x < low, x > high, x < 0, x > 0]
+    below, above, negative, positive = (int(torch.count_nonzero(mask)) for mask in found)
+    return below, above, negative, positive
 
 
 def _rows(x: Tensor, grid: Grid, axis: int) -> tuple[Tensor, tuple[int, ...]]:
@@ -138,3 +175,41 @@ def fake(x: Tensor, grid: Grid, axis: int = -1, straight: bool = False) -> Tenso
     straight: the gradient is 1 everywhere. Shapes: any -> the same.
     """
     return _Fake.apply(x, grid, axis, straight)
+
+
+def _around(x: Tensor, kept: Tensor, grid: Grid, what: int, g: Tensor | None = None) -> Tensor:
+    if x.device.type != "cpu":
+        mask = kept.view(-1, *[1] * (x.dim() - 1))
+        return torch.where(mask, x if g is None else g, _apply(x, grid, -1, what, g))
+    rows = x.reshape(len(x), -1).contiguous()
+    grad = rows if g is None else g.reshape(len(x), -1).contiguous()
+    scale, zero = (t.to(x.dtype).reshape(1) for t in (grid.scale, grid.zero))
+    out, kind = torch.empty_like(rows), rows.numpy().dtype.type
+    _walk_around(rows.numpy(), kept.numpy(), scale.reciprocal().numpy(), scale.numpy(),
+                 zero.numpy(), kind(grid.first), kind(grid.last), what, grad.numpy(),
+                 out.numpy())  # fmt: skip
+    return out.view(x.shape)
+
+
+class _FakeAround(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, kept, grid, straight):
+        ctx.grid, ctx.straight = grid, straight
+        if not straight:
+            ctx.save_for_backward(x, kept)
+        return _around(x, kept, grid, 1)
+
+    @staticmethod
+    def backward(ctx, g):
+        if ctx.straight:
+            return g, None, None, None
+        x, kept = ctx.saved_tensors
+        return _around(x, kept, ctx.grid, 2, g), None, None, None
+
+
+def fake_around(x: Tensor, kept: Tensor, grid: Grid, straight: bool = False) -> Tensor:
+    """``fake`` with one scale, but for rows that are kept as they are, and their gradients.
+
+    Shapes: x [n, ...], kept [n] -> as x.
+    """
+    return _FakeAround.apply(x, kept, grid, straight)
