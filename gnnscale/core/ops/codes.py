@@ -6,6 +6,7 @@ bit what ``torch.quantize_per_tensor`` computes, while its fake quantization rou
 added and so differs at ties.
 """
 
+import math
 from typing import NamedTuple
 
 import numba
@@ -181,8 +182,9 @@ def _around(x: Tensor, kept: Tensor, grid: Grid, what: int, g: Tensor | None = N
     if x.device.type != "cpu":
         mask = kept.view(-1, *[1] * (x.dim() - 1))
         return torch.where(mask, x if g is None else g, _apply(x, grid, -1, what, g))
-    rows = x.reshape(len(x), -1).contiguous()
-    grad = rows if g is None else g.reshape(len(x), -1).contiguous()
+    shape = len(x), math.prod(x.shape[1:])
+    rows = x.reshape(shape).contiguous()
+    grad = rows if g is None else g.reshape(shape).contiguous()
     scale, zero = (t.to(x.dtype).reshape(1) for t in (grid.scale, grid.zero))
     out, kind = torch.empty_like(rows), rows.numpy().dtype.type
     _walk_around(rows.numpy(), kept.numpy(), scale.reciprocal().numpy(), scale.numpy(),
