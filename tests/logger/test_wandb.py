@@ -57,7 +57,8 @@ def told(folder):
     return rows, summary, config, code
 
 
-def test_offline_writes_one_finished_run_per_seed(tmp_path):
+def test_offline_writes_one_finished_run_per_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE_S", 300)  # the service's program may come from a disk
     plan = toy({"trainer": {"epochs": 3}, "seeds": 2}, logger=["wandb"])
     records = train(plan, tmp_path / "run")
     for record in records:
@@ -72,6 +73,7 @@ def test_offline_writes_one_finished_run_per_seed(tmp_path):
 
 
 def test_a_failed_run_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE_S", 300)
     plan = toy({"optimizer": {"lr": 1e30}, "trainer": {"epochs": 9}}, logger=["wandb"])
     with pytest.raises(RuntimeError, match="the loss is"):
         train(plan, tmp_path / "run")
