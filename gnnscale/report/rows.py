@@ -205,7 +205,9 @@ def text(value: Any) -> str:
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested configuration as dotted keys."""
+    """Nested configuration as dotted keys; entries of a list of mappings go by their place."""
+    if isinstance(node, list) and any(isinstance(part, dict) for part in node):
+        node = {str(place): part for place, part in enumerate(node)}
     if not isinstance(node, dict):
         return {prefix: json.dumps(node) if isinstance(node, list) else node}
     return {k: v for name, part in node.items()

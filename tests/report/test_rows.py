@@ -21,6 +21,16 @@ def test_rows_of_the_same_options_are_told_apart_by_what_differs(tmp_path):
     ]
 
 
+def test_stages_of_a_recipe_are_told_apart_by_the_setting_that_differs(tmp_path):
+    for name, gamma in (("a", 0.1), ("b", 1)):
+        stages = [{"_target_": "Search", "space": {}, "gamma": gamma}, {"_target_": "Fit"}]
+        seed(tmp_path / name, 0, config={"recipe": {"stages": stages, "widths": [4, 8]}})
+    assert [row.label for row in collect([tmp_path]).rows] == [
+        "digits full gcn recipe.stages.0.gamma=0.1",
+        "digits full gcn recipe.stages.0.gamma=1",
+    ]
+
+
 def test_two_folders_of_one_composition_are_one_row_wherever_the_data_lies(tmp_path):
     for name, k in (("a", 0), ("b", 1)):
         seed(tmp_path / name, k, config={"dataset": {"root": name, "split_seed": None}})
