@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gnnscale.architecture._stack import Stack
 from gnnscale.core.batch import Memo
 from gnnscale.core.hop import Hop, Need, first
-from gnnscale.core.ops.product import product, shifted
+from gnnscale.core.ops.product import product, shifted, summed
 from gnnscale.core.site import Dense, Site
 from gnnscale.core.sparse import SparseRows
 
@@ -44,23 +44,34 @@ class SAGEConv(nn.Module):
         if self._shares_product(hop, h):
             return self._both_at_once(hop, h)
         own = first(h, hop.graph.n_dst)
-        if self.pool is not None:
-            pool = self.pool
-            z = hop.reduce(lambda h: self.q_message(pool(h, hop).relu(), hop), h, "max")
-            z = self.neighbor(self.q_aggregate(z, hop), hop)
-        elif self.narrows or isinstance(h, SparseRows):  # aggregate the narrower side
-            w = self.neighbor.q_weight(self.neighbor.weight).T
+        if self.pool is None and (self.narrows or isinstance(h, SparseRows)):
+            w = self.neighbor.q_weight(self.neighbor.weight).T  # aggregate the narrower side
             z = hop.reduce(
                 lambda h: self.q_message(product(self.neighbor.q_input(h, hop), w), hop), h
             )
             z = shifted(self.q_aggregate(z, hop), self.neighbor.bias)
+            z = z if self.self is None else product(*self._own(own, hop), z, over=True)
+        elif self.pool is not None:
+            pool = self.pool
+            z = hop.reduce(lambda h: self.q_message(pool(h, hop).relu(), hop), h, "max")
+            z = self._maps(self.q_aggregate(z, hop), own, hop)
         else:
             z = hop.reduce(lambda h: self.q_message(h, hop), h)
-            z = self.neighbor(self.q_aggregate(z, hop), hop)
-        if self.self is not None:
-            own, w = self.self.q_input(own, hop), self.self.q_weight(self.self.weight)
-            z = product(own, w.T, z, over=True)
+            z = self._maps(self.q_aggregate(z, hop), own, hop)
         return self.q_update(z, hop)
+
+    def _own(self, own: Tensor, hop: Hop) -> tuple[Tensor, Tensor]:
+        """A node's own row, and what multiplies it."""
+        assert self.self is not None
+        return self.self.q_input(own, hop), self.self.q_weight(self.self.weight).T
+
+    def _maps(self, z: Tensor, own: Tensor, hop: Hop) -> Tensor:
+        """W_neigh z + W_self h + b."""
+        side = self.neighbor
+        if self.self is None:
+            return side(z, hop)
+        rows = side.q_input(z, hop), side.q_weight(side.weight).T
+        return summed(*rows, *self._own(own, hop), side.bias)
 
     def _shares_product(self, hop: Hop, h: Tensor) -> bool:
         """Whether both maps read the same rows and the neighbours' is taken before the mean."""

@@ -18,7 +18,7 @@ from gnnscale.architecture.gcn import GCN
 from gnnscale.architecture.sage import SAGE
 from gnnscale.core.ops import pool
 from gnnscale.core.ops.pool import Pool
-from gnnscale.core.ops.product import product, shifted
+from gnnscale.core.ops.product import product, shifted, summed
 from gnnscale.graph.whole import whole_batch
 
 
@@ -116,6 +116,26 @@ def test_products_and_their_gradients_are_torchs(all_pooled, onto):
     got, want = shifted(g, by), g + by
     assert torch.equal(got, want)
     assert torch.equal(*(torch.autograd.grad((t * g).sum(), by)[0] for t in (got, want)))
+
+
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("wide", [8, 600])
+def test_a_sum_of_two_products_is_torchs(all_pooled, learns, wide):
+    draw = torch.Generator().manual_seed(5)
+    sizes = (9, 6), (6, 4), (9, wide), (wide, 4), (4,)
+    given = [torch.randn(s, generator=draw, dtype=torch.float64) for s in sizes]
+    x, w, other, v, by = (
+        t.requires_grad_(learns or name not in ("x", "other"))
+        for name, t in zip(("x", "w", "other", "v", "by"), given, strict=True)
+    )
+    learnt = [t for t in (x, w, other, v, by) if t.requires_grad]
+    mine, wanted = summed(x, w, other, v, by), x @ w + other @ v + by
+    g = torch.randn(9, 4, generator=draw, dtype=torch.float64)
+    torch.testing.assert_close(mine, wanted)
+    for a, b in zip(
+        torch.autograd.grad(mine, learnt, g), torch.autograd.grad(wanted, learnt, g), strict=True
+    ):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("autocast", [False, True])
