@@ -11,7 +11,7 @@ from gnnscale.architecture._stack import Norm, Stack
 from gnnscale.core.batch import Memo
 from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.ops.product import product, shifted
-from gnnscale.core.site import Dense, Site
+from gnnscale.core.site import Dense, Site, free
 
 
 class GINConv(nn.Module):
@@ -49,9 +49,8 @@ class GINConv(nn.Module):
 
         It does where it makes rows shorter and no quantizer stands between the two.
         """
-        between = (self.q_message, self.q_aggregate, self.mlp[0].q_input)
         shorter = self.mlp[0].out_features < self.mlp[0].in_features
-        return shorter and all(site.quantizer is None for site in between)
+        return shorter and free(self.q_message, self.q_aggregate, self.mlp[0].q_input)
 
     def _narrow(self, hop: Hop, h: Tensor) -> Tensor:
         start, rest = self.mlp[0], self.mlp[1:]

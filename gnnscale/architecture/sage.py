@@ -10,7 +10,7 @@ from gnnscale.architecture._stack import Stack
 from gnnscale.core.batch import Memo
 from gnnscale.core.hop import Hop, Need, first
 from gnnscale.core.ops.product import product, shifted, summed
-from gnnscale.core.site import Dense, Site
+from gnnscale.core.site import Dense, Site, free
 from gnnscale.core.sparse import SparseRows
 
 
@@ -77,8 +77,8 @@ class SAGEConv(nn.Module):
         """Whether both maps read the same rows and the neighbours' is taken before the mean."""
         if self.self is None or self.pool is not None or len(h) != hop.graph.n_dst:
             return False
-        free = all(side.q_input.quantizer is None for side in (self.neighbor, self.self))
-        return free and (self.narrows or isinstance(h, SparseRows))
+        ahead = self.narrows or isinstance(h, SparseRows)
+        return ahead and free(self.neighbor.q_input, self.self.q_input)
 
     def _both_at_once(self, hop: Hop, h: Tensor) -> Tensor:
         """One product by both weights: rows are read once, their gradients are not added up."""

@@ -75,6 +75,11 @@ def fake(model: nn.Module) -> bool:
     return any(not getattr(quantizer, "integer", False) for quantizer in filled)
 
 
+def free(*places: Site) -> bool:
+    """Whether no quantizer stands at any of these places, so that maps across them commute."""
+    return all(site.quantizer is None for site in places)
+
+
 def sites(model: nn.Module) -> Iterator[tuple[str, Site]]:
     """Every site of a model with its dotted name, in order."""
     return ((name, m) for name, m in model.named_modules() if isinstance(m, Site))

@@ -130,6 +130,8 @@ def test_a_sum_of_two_products_is_torchs(all_pooled, learns, wide):
     )
     learnt = [t for t in (x, w, other, v, by) if t.requires_grad]
     mine, wanted = summed(x, w, other, v, by), x @ w + other @ v + by
+    beside = not learns and wide == 8
+    assert mine.grad_fn.saved_tensors[0].shape[1] == (6 + wide if beside else wide)
     g = torch.randn(9, 4, generator=draw, dtype=torch.float64)
     torch.testing.assert_close(mine, wanted)
     for a, b in zip(
