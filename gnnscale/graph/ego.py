@@ -1,4 +1,4 @@
-"""Isolated subgraphs around roots: which nodes they hold, and the edges among them, compiled.
+"""Subgraphs around roots: which nodes they hold, and how far from the root, compiled.
 
 A set of subgraphs is (starts [n + 1], members [sum of sizes]): subgraph b holds the distinct nodes
 members[starts[b] : starts[b + 1]], its root first. A node may be in any number of them.
@@ -10,22 +10,12 @@ from torch import Tensor
 
 from gnnscale.core.compiled import compiled
 from gnnscale.core.ops.adjacency import Adjacency
-from gnnscale.graph.induce import scratch
+from gnnscale.graph.induce import grown, scratch
 from gnnscale.graph.push import Ranks
-from gnnscale.graph.walk import below, draw, unit
+from gnnscale.graph.walk import below, draw
 
 FARTHEST = 5
 """The largest distance that has a code of its own."""
-
-
-@compiled()
-def _grown(array, size):
-    """``array`` with room for ``size`` entries at least."""
-    if size <= len(array):
-        return array
-    more = np.empty(max(size, 2 * len(array)), array.dtype)
-    more[: len(array)] = array
-    return more
 
 
 @compiled()
@@ -35,7 +25,7 @@ def _khop(indptr, indices, roots, depth, budget, word, local):
     members = np.empty(64 * len(roots) + 1, np.int32)
     n = 0
     for b in range(len(roots)):
-        members = _grown(members, n + 1)
+        members = grown(members, n + 1)
         members[n] = roots[b]
         local[roots[b]] = 0
         low, n = n, n + 1
@@ -47,7 +37,7 @@ def _khop(indptr, indices, roots, depth, budget, word, local):
                 own = draw(stream, v)
                 every = budget < 0 or d <= budget
                 count = d if every else budget
-                members = _grown(members, n + count)
+                members = grown(members, n + count)
                 for e in range(count):
                     j = indices[first + (e if every else below(own, e, d))]
                     if local[j] < 0:
@@ -125,52 +115,6 @@ def some(starts: Tensor, members: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]
     """The subgraphs ``rows`` [n] of a set."""
     arrays = _some(starts.numpy(), members.numpy(), rows.numpy())
     return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
-
-
-@compiled()
-def _isolate(indptr, indices, starts, members, drop, word, local):
-    """One block per subgraph; ``local`` [N] int32 is all -1 before and after."""
-    rows = np.zeros(len(members) + 1, np.int64)
-    edges = np.empty(8 * len(members) + 1, np.int64)
-    columns = np.empty(len(edges), np.int32)
-    n = 0
-    for b in range(len(starts) - 1):
-        for i in range(starts[b], starts[b + 1]):
-            local[members[i]] = i
-        stream, seen = draw(word, members[starts[b]]), 0
-        for i in range(starts[b], starts[b + 1]):
-            first, last = indptr[members[i]], indptr[members[i] + 1]
-            edges, columns = _grown(edges, n + last - first), _grown(columns, n + last - first)
-            for e in range(first, last):
-                j = local[indices[e]]
-                if j < 0:
-                    continue
-                seen += 1
-                if drop > 0 and unit(stream, seen) < drop:
-                    continue
-                edges[n] = e
-                columns[n] = j
-                n += 1
-            rows[i + 1] = n
-        for i in range(starts[b], starts[b + 1]):
-            local[members[i]] = -1
-    return rows, columns[:n].copy(), edges[:n].copy()
-
-
-def isolate(
-    adj: Adjacency, starts: Tensor, members: Tensor, drop: float = 0.0, word: np.uint64 | int = 0
-) -> Adjacency:
-    """The subgraphs side by side, without an edge between two of them.
-
-    ``edges`` of the result holds each edge's position in ``adj``. Every edge is left out with
-    probability ``drop``, by draws that depend on ``word``, the root and the edge's place alone.
-    """
-    arrays = _isolate(
-        adj.indptr.numpy(), adj.indices.numpy(), starts.numpy(), members.numpy(), drop,
-        np.uint64(word), scratch(adj.n_src),
-    )  # fmt: skip
-    indptr, indices, edges = (torch.from_numpy(a) for a in arrays)
-    return Adjacency(indptr, indices, len(members), edges)
 
 
 @compiled()

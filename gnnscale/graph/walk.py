@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gnnscale.core.compiled import compiled
+from gnnscale.core.ops.lanes import fetch
 
 STEP = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -63,10 +64,12 @@ def walk(indptr, indices, roots, length, stream, out):
     n = len(indptr) - 1
     for i in range(roots):
         out[i] = below(stream, i, n)
+        fetch(indptr, out[i], 0)
     for i in range(roots, roots * (length + 1)):
         v = out[i - roots]
         d = indptr[v + 1] - indptr[v]
         out[i] = indices[indptr[v] + below(stream, i, d)] if d > 0 else v
+        fetch(indptr, out[i], 0)
 
 
 @compiled(parallel=True)

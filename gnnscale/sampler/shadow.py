@@ -32,6 +32,7 @@ from gnnscale.core.sparse import beside
 from gnnscale.core.traits import Trait, traits
 from gnnscale.core.values import Count, Positive, Rate, Share
 from gnnscale.graph import ego
+from gnnscale.graph.induce import isolate
 from gnnscale.graph.norm import whole_hop
 from gnnscale.graph.push import push
 from gnnscale.graph.walk import take
@@ -119,7 +120,7 @@ class Isolated(Sampler):
     ) -> Batch:
         word = np.uint64(key.at(self.purpose, key.epoch, key.step).word)
         starts, members = self.sets(data, roots, word)
-        blocks = ego.isolate(
+        blocks = isolate(
             data.graph, starts, members, drop,
             key.at(f"{self.purpose} edges", key.epoch, key.step).word,
         )  # fmt: skip

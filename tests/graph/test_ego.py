@@ -7,7 +7,7 @@ import torch
 
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.graph import ego, walk
-from gnnscale.graph.induce import induce, scratch
+from gnnscale.graph.induce import isolate, scratch
 from gnnscale.graph.push import Ranks
 
 WORD = np.uint64(77)
@@ -94,50 +94,12 @@ def test_the_threshold_refers_to_the_second_highest_score():
     assert parts(*ego.best(torch.tensor([2, 4, 7]), some, 1, 0.5)) == [[2], [4], [7]]
 
 
-def test_isolated_blocks_are_induced_subgraphs_side_by_side(sixty, dense):
-    starts, members = ego.khop(sixty.graph, torch.tensor([4, 9, 4, 58]), 2, 3, WORD)
-    blocks = ego.isolate(sixty.graph, starts, members)
-    whole = dense(blocks)
-    expected = torch.block_diag(
-        *[dense(induce(sixty.graph, torch.tensor(p))) for p in parts(starts, members)]
-    )
-    assert torch.equal(whole, expected)
-    nodes = members.long()
-    assert torch.equal(sixty.graph.indices[blocks.edges], nodes[blocks.indices.long()].int())
-    assert torch.equal(sixty.graph.dst[blocks.edges], nodes[blocks.dst.long()].int())
-    assert (scratch(60) == -1).all()
-
-
-def test_self_loops_and_duplicate_edges_stay():
-    adj = Adjacency.from_edges(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 0, 1]), 3)
-    starts, members = ego.khop(adj, torch.tensor([0]), 1, -1, WORD)
-    assert members.tolist() == [0, 1]
-    blocks = ego.isolate(adj, starts, members)
-    assert blocks.indices.tolist() == [0, 1, 1]
-    assert blocks.edges.tolist() == [0, 1, 2]
-
-
-def test_dropped_edges_are_a_share_and_each_roots_own(sixty):
-    roots = torch.arange(60)
-    sets = ego.khop(sixty.graph, roots, 2, -1, WORD)
-    everything = ego.isolate(sixty.graph, *sets)
-    kept = ego.isolate(sixty.graph, *sets, 0.3, WORD)
-    n = everything.n_edges
-    assert abs(kept.n_edges - 0.7 * n) < 4 * (n * 0.21) ** 0.5
-    assert (kept.in_degree <= everything.in_degree).all()
-    other = ego.isolate(sixty.graph, *sets, 0.3, np.uint64(78))
-    assert kept.edges.tolist() != other.edges.tolist()
-    alone = ego.isolate(sixty.graph, *ego.some(*sets, torch.tensor([33])), 0.3, WORD)
-    a, b = sets[0][33], sets[0][34]
-    assert alone.edges.tolist() == kept.edges[kept.indptr[a] : kept.indptr[b]].tolist()
-
-
 def test_distances_are_those_of_breadth_first_search(sixty):
     path = Adjacency.from_edges(torch.arange(1, 9), torch.arange(8), 9)
     starts = torch.tensor([0, 9])
     assert ego.distances(path, starts).tolist() == [1, 2, 3, 4, 5, 6, 0, 0, 0]
     sets = ego.khop(sixty.graph, torch.arange(60), 3, 2, WORD)
-    blocks = ego.isolate(sixty.graph, *sets)
+    blocks = isolate(sixty.graph, *sets)
     codes = ego.distances(blocks, sets[0])
     for a, b in pairwise(sets[0].tolist()):
         found, queue = {a: 0}, deque([a])
@@ -154,6 +116,6 @@ def test_distances_are_those_of_breadth_first_search(sixty):
 def test_no_roots(sixty):
     starts, members = ego.khop(sixty.graph, torch.empty(0, dtype=torch.int64), 2, 3, WORD)
     assert starts.tolist() == [0]
-    blocks = ego.isolate(sixty.graph, starts, members)
+    blocks = isolate(sixty.graph, starts, members)
     assert (blocks.n_dst, blocks.n_edges) == (0, 0)
     assert len(ego.distances(blocks, starts)) == 0

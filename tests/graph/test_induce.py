@@ -1,9 +1,14 @@
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
-from gnnscale.graph.induce import induce, scratch
+from gnnscale.core.ops.adjacency import Adjacency
+from gnnscale.graph import ego
+from gnnscale.graph.induce import _among, _bits, _found, induce, isolate, scratch
+
+WORD = np.uint64(77)
 
 
 def test_six_nodes_by_hand(six):
@@ -38,6 +43,7 @@ def test_no_nodes(six):
 
 def test_scratch_is_left_clean_and_belongs_to_the_thread(sixty):
     induce(sixty.graph, torch.arange(30))
+    assert not _bits(60).any()
     mine = scratch(60)
     assert (mine == -1).all()
     assert scratch(10) is mine
@@ -50,3 +56,84 @@ def test_scratch_is_left_clean_and_belongs_to_the_thread(sixty):
         expected = induce(sixty.graph, nodes)
         assert torch.equal(part.indices, expected.indices)
         assert torch.equal(part.indptr, expected.indptr)
+
+
+def test_isolated_blocks_are_induced_subgraphs_side_by_side(sixty, dense):
+    starts, members = ego.khop(sixty.graph, torch.tensor([4, 9, 4, 58]), 2, 3, WORD)
+    blocks = isolate(sixty.graph, starts, members)
+    whole = dense(blocks)
+    expected = torch.block_diag(
+        *[dense(induce(sixty.graph, p.long())) for p in members.split(starts.diff().tolist())]
+    )
+    assert torch.equal(whole, expected)
+    nodes = members.long()
+    assert torch.equal(sixty.graph.indices[blocks.edges], nodes[blocks.indices.long()].int())
+    assert torch.equal(sixty.graph.dst[blocks.edges], nodes[blocks.dst.long()].int())
+    assert (scratch(60) == -1).all()
+
+
+def test_self_loops_and_duplicate_edges_stay():
+    adj = Adjacency.from_edges(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 0, 1]), 3)
+    starts, members = ego.khop(adj, torch.tensor([0]), 1, -1, WORD)
+    assert members.tolist() == [0, 1]
+    blocks = isolate(adj, starts, members)
+    assert blocks.indices.tolist() == [0, 1, 1]
+    assert blocks.edges.tolist() == [0, 1, 2]
+
+
+def test_dropped_edges_are_a_share_and_each_roots_own(sixty):
+    roots = torch.arange(60)
+    sets = ego.khop(sixty.graph, roots, 2, -1, WORD)
+    everything = isolate(sixty.graph, *sets)
+    kept = isolate(sixty.graph, *sets, 0.3, WORD)
+    n = everything.n_edges
+    assert abs(kept.n_edges - 0.7 * n) < 4 * (n * 0.21) ** 0.5
+    assert (kept.in_degree <= everything.in_degree).all()
+    other = isolate(sixty.graph, *sets, 0.3, np.uint64(78))
+    assert kept.edges.tolist() != other.edges.tolist()
+    alone = isolate(sixty.graph, *ego.some(*sets, torch.tensor([33])), 0.3, WORD)
+    a, b = sets[0][33], sets[0][34]
+    assert alone.edges.tolist() == kept.edges[kept.indptr[a] : kept.indptr[b]].tolist()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_searching_a_row_finds_what_passing_over_it_does(seed):
+    draw = np.random.default_rng(seed)
+    row = np.sort(draw.integers(0, 200, draw.integers(1, 150))).astype(np.int32)  # with duplicates
+    wanted = np.sort(draw.permutation(200)[: draw.integers(1, 60)]).astype(np.int32)
+    marks = np.zeros(4, np.uint64)
+    for v in wanted.tolist():
+        marks[v >> 6] |= np.uint64(1) << np.uint64(v & 63)
+    inside = np.isin(row, wanted).nonzero()[0]
+    for take, what in ((_among, marks), (_found, wanted)):
+        edges, columns = np.full((2, len(row) + 4), -1)
+        assert take(row, 0, len(row), what, edges, columns, 2) == 2 + len(inside)
+        assert edges[2 : 2 + len(inside)].tolist() == inside.tolist()
+        assert columns[2 : 2 + len(inside)].tolist() == row[inside].tolist()
+        assert edges[-1] == columns[-1] == -1
+
+
+@pytest.mark.parametrize("ascending", [True, False])
+def test_a_hub_among_few_nodes(ascending):
+    """A row of 4,000 and five nodes: searched where it ascends, passed over where it does not."""
+    sources = torch.randint(1, 500, (4000,), generator=torch.Generator().manual_seed(0))
+    if ascending:
+        sources = sources.sort()[0]
+    indptr = torch.cat([torch.zeros(1), torch.full((500,), 4000)]).long()
+    adj = Adjacency(indptr, sources.int(), 500)
+    assert adj.ascending == ascending
+    nodes = torch.tensor([444, 3, 0, 17, 18])
+    part = induce(adj, nodes)
+    expected = torch.isin(sources, nodes).nonzero().squeeze(1)
+    assert part.in_degree.tolist() == [0, 0, len(expected), 0, 0]
+    assert torch.equal(part.edges, expected)
+    assert torch.equal(nodes[part.indices.long()], sources[expected])
+
+
+def test_whether_rows_ascend(six):
+    assert six.ascending
+    assert Adjacency(torch.tensor([0, 0, 2, 4]), torch.tensor([1, 2, 0, 0]).int()).ascending
+    assert not Adjacency(torch.tensor([0, 2, 4, 4]), torch.tensor([1, 2, 1, 0]).int()).ascending
+    assert not Adjacency(torch.tensor([0, 0, 4]), torch.tensor([1, 0, 1, 1]).int()).ascending
+    assert Adjacency(torch.tensor([0, 0, 0]), torch.tensor([]).int()).ascending
+    assert Adjacency(torch.tensor([0]), torch.tensor([]).int()).ascending
