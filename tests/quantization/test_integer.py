@@ -15,6 +15,7 @@ from gnnscale.architecture.gin import GIN
 from gnnscale.bench.memory import held
 from gnnscale.core.batch import Memo
 from gnnscale.core.errors import UsageError
+from gnnscale.core.ops.coded import Coded
 from gnnscale.core.record import Record
 from gnnscale.core.site import fake, sites
 from gnnscale.graph.whole import whole_batch
@@ -57,22 +58,19 @@ HOW = {
 }
 
 
-# gcnii: sixteen layers deep, so that what is apart also grows from end to end
-# cluster_gcn: means of 4-bit codes of one scale, many of them half-way between two codes
-APART = {("gcnii", "8"): 99.88, ("gcnii", "affine"): 99.88, ("cluster_gcn", "4"): 99.74}
+# parts of a code that float32's own rounding may move a value by, 255 codes at most
+TIE = 5e-4
 
 
 def pairs():
-    """Every architecture with every format; those known to fall short say by how much.
+    """Every architecture with every format.
 
     By default all in int8, and in the other formats the usual four (make test-processes: all).
     """
     for name in ARCHITECTURES:
         for how, changes in HOW.items():
-            short = f"{APART[name, how]} % of codes are equal" if (name, how) in APART else ""
-            marks = [pytest.mark.xfail(reason=short)] if short else []
-            if how != "8" and name not in ("gcn", "gat", "sage", "gin"):
-                marks.append(pytest.mark.process)
+            rare = how != "8" and name not in ("gcn", "gat", "sage", "gin", "gcnii", "cluster_gcn")
+            marks = [pytest.mark.process] if rare else []
             yield pytest.param(name, changes, id=f"{name}-{how}", marks=marks)
 
 
@@ -80,7 +78,7 @@ def pairs():
 def test_every_architecture_computes_what_fake_quantization_does(architecture, how, tmp_path):
     folder = quantized(tmp_path, how=how, architecture=architecture)
     out, (about,) = converted(folder)
-    # a code that is one apart in one layer moves those of the next ones, so this is not layer-wise
+    # a code that is one apart moves those of the next layers, so this is not site by site
     assert about["codes"]["equal"] >= 0.95
     assert about["agree"] >= 0.95
     before = Record.load(folder / "seed-0/record.json")
@@ -92,34 +90,60 @@ def test_every_architecture_computes_what_fake_quantization_does(architecture, h
     if architecture == "mlp":  # it has no hops to walk along; its two maps are compared above
         assert about["codes"]["equal"] >= 0.999
         return
-    apart = torch.zeros(3)
-    for fakes, integers in layers(finished._trained(session.load_plan(folder), 0, folder),
-                                  finished._trained(session.load_plan(out), 0, out)):  # fmt: skip
-        for name, theirs in fakes.items():
-            d = (theirs - integers[name]).abs()
-            apart += torch.stack([(d == 0).sum(), (d == 1).sum(), (d > 1).sum()])
-    assert apart[2] == 0
-    assert apart[0] >= 0.999 * apart.sum() > 0
+    total = ties = 0
+    for at, theirs, ours in seen(finished._trained(session.load_plan(folder), 0, folder),
+                                 finished._trained(session.load_plan(out), 0, out)):  # fmt: skip
+        # Which neighbour a value half-way between two codes goes to is float32's rounding. There
+        # are many such values where an aggregate is a mean of codes of its own scale.
+        tie = ((at - at.floor()) - 0.5).abs() < TIE
+        apart = (ours - theirs).abs()
+        assert apart.max() <= 1
+        assert not apart[~tie].any()
+        total, ties = total + apart.numel(), ties + int(tie.sum())
+    assert total > ties * 8
 
 
 @torch.no_grad()
-def layers(before, after):
-    """Codes of the sites of each layer that both are given the same values."""
+def seen(before, after):
+    """Of every site: its input in codes before rounding, and the codes of fake and of integer.
+
+    Each site of the integer model hands on what the fake one did: all are given the same codes.
+    """
     batch = whole_batch(before.data, before.model.need)
     levels = list(before.model.encode(batch.inputs))
     memo = Memo(batch, levels[-1])
     for k, hop in enumerate(batch.hops):
-        found = []
-        for run in (before, after):
-            layer, codes = run.model.layers[k], {}
-            hooks = [site.register_forward_hook(partial(finished._note, codes, name))
-                     for name, site in sites(layer) if site.role != "weight"]  # fmt: skip
-            out = layer(hop, levels[-1], memo)
+        given, made, handed, outs = {}, {}, {}, []
+
+        def look(name, quantizer, args, out, given=given, handed=handed):
+            if name not in given and isinstance(out, torch.Tensor) and hasattr(quantizer, "grid"):
+                grid = quantizer.grid
+                given[name] = args[0].double() / grid.scale + grid.zero
+                handed[name] = out
+
+        def replace(name, quantizer, args, out, made=made, handed=handed):
+            if name in made or name not in handed:
+                return None
+            rows = out.values() if isinstance(out, Coded) else out
+            made[name] = (rows / quantizer.grid.scale).round()
+            return quantizer.forward(handed[name])
+
+        for run, what in ((before, look), (after, replace)):
+            layer = run.model.layers[k]
+            hooks = [site.quantizer.register_forward_hook(partial(what, name))
+                     for name, site in sites(layer)
+                     if site.role != "weight" and site.quantizer is not None]  # fmt: skip
+            outs.append(layer(hop, levels[-1], memo))
             for hook in hooks:
                 hook.remove()
-            found.append((codes, out))
-        levels.append(found[0][1])
-        yield found[0][0], found[1][0]
+        levels.append(outs[0])
+        for name, ours in made.items():
+            yield given[name], (handed[name] / grid(before, k, name)).round(), ours
+
+
+def grid(run, k, name):
+    """The scale of a site of a layer."""
+    return dict(sites(run.model.layers[k]))[name].quantizer.grid.scale
 
 
 @pytest.mark.parametrize("sampler", ["full", "saint", "neighbor", "gas", "shadow_khop", "graphs"])
