@@ -11,6 +11,7 @@ one column). At last the push of personalised PageRank beside the algorithm writ
 one thread. Prints markdown tables of the medians over rounds.
 """
 
+import contextlib
 import json
 import os
 import statistics
@@ -174,7 +175,8 @@ class DglCluster(Theirs):
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             kept = str(Path(folder) / "parts.pkl")
-            self.sampler = dgl.dataloading.ClusterGCNSampler(self.graph, PARTS, cache_path=kept)
+            with contextlib.redirect_stdout(sys.stderr):  # it prints
+                self.sampler = dgl.dataloading.ClusterGCNSampler(self.graph, PARTS, cache_path=kept)
         self.prepare_s = time.perf_counter() - start
 
     def run(self, number, gather):

@@ -240,13 +240,11 @@ def count(indptr, indices, marks, nodes, edges):
 
 
 @compiled()
-def correction(indptr, edges, c_v, c_e):
+def correction(indptr, edges, c_v, c_e, out):
     """1 / alpha = clip(c_v / max(c_e, 1), ``UNSEEN``, ``CLIP``) per edge; c_v of the target.
 
-    ``indptr`` and c_v [n] are a subgraph's, ``edges`` the place of its edges in c_e.
+    ``indptr`` and c_v [n] are a subgraph's, ``edges`` the place of its edges in c_e, out [E].
     """
-    out = np.empty(len(edges))
     for i in range(len(c_v)):
         for e in range(indptr[i], indptr[i + 1]):
             out[e] = min(max(c_v[i] / max(c_e[edges[e]], 1), UNSEEN), CLIP)
-    return out

@@ -120,11 +120,12 @@ class Saint(Sampler):
 
     def _hop(self, nodes: Tensor, c_v: Tensor) -> Hop:
         graph = induce(self.data.graph, nodes)
-        weight = torch.from_numpy(
-            walk.correction(
-                graph.indptr.numpy(), graph.edges.numpy(), c_v.numpy(), self.c_e.numpy()
-            )
-        ).to(self.data.x.dtype)
+        assert graph.edges is not None
+        weight = torch.empty(graph.n_edges, dtype=self.data.x.dtype)
+        walk.correction(
+            graph.indptr.numpy(), graph.edges.numpy(), c_v.numpy(), self.c_e.numpy(),
+            weight.numpy(),
+        )  # fmt: skip
         if self.data.weight is not None:
             weight = weight * walk.take(self.data.weight, graph.edges)
         if self.need.loops == "edges":

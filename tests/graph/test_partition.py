@@ -5,6 +5,7 @@ import torch
 from gnnscale.core.errors import UsageError
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.random import Key
+from gnnscale.graph import partition as module
 from gnnscale.graph.norm import with_loops
 from gnnscale.graph.partition import Parts, grouped, partition
 from gnnscale.graph.simple import simple
@@ -119,3 +120,23 @@ def test_metis_does_not_read_what_was_left_in_memory():
         del junk
         found.add(tuple(partition(adj, 10, "metis", KEY).of.tolist()))
     assert len(found) == 1
+
+
+def test_parts_of_a_large_graph_are_found_once(monkeypatch):
+    monkeypatch.setattr(module, "KEPT", 200)
+    adj, other = cliques(3, 12), cliques(4, 12)
+    first = partition(adj, 3, "metis", KEY)
+    asked = []
+
+    def found(adj, parts):
+        asked.append(parts)
+        return np.arange(adj.n_dst) % parts
+
+    monkeypatch.setattr(module, "_found", found)
+    assert torch.equal(partition(adj, 3, "metis", Key(8, "prepare")).of, first.of)
+    assert not asked
+    partition(adj, 4, "metis", KEY)
+    partition(other, 3, "metis", KEY)
+    partition(cliques(2, 5), 2, "metis", KEY)  # a small one is never kept
+    partition(cliques(2, 5), 2, "metis", KEY)
+    assert asked == [4, 3, 2, 2]
