@@ -100,7 +100,7 @@ bench-deep: install ## accuracy over depth on Cora; GA-MLPs on generated data, h
 	$(BIN)/gnnscale report runs/deep/walks
 	$(BIN)/gnnscale report runs/deep/communities
 
-bench-samplers: install ## our samplers beside DGL's own, interleaved, minutes
+bench-samplers: install ## our samplers beside DGL's (and PyG's: GNNSCALE_PYG_PYTHON=...), interleaved, minutes
 	$(BIN)/python scripts/bench_samplers.py
 
 clean: ## remove the environment and build output (runs/ is kept)
