@@ -83,6 +83,8 @@ def _wide(a: Tensor, b: Tensor) -> Tensor:
 @functools.cache
 def _native() -> bool:
     """Whether torch's products of bfloat16 are as fast as the processor can do them."""
+    if not torch.backends.mkldnn.is_available():  # whatever else multiplies there
+        return True
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
