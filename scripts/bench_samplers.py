@@ -98,16 +98,23 @@ class Theirs:
             seeded,
         )
 
+    def plan(self, number):
+        """What its batches are drawn for."""
+        order = torch.randperm(TRAIN, generator=torch.Generator().manual_seed(number))
+        return self.seeds[order].split(SEEDS)
+
+    def nodes(self, index):
+        """A batch's input."""
+        if self.seeded:
+            return self.sampler.sample(self.graph, index)[0]
+        return self.sampler.sample(self.graph, 0).ndata[dgl.NID]
+
     def run(self, number, gather):
         """As ``Mine.run``."""
-        order = torch.randperm(TRAIN, generator=torch.Generator().manual_seed(number))
-        plan, nodes = self.seeds[order].split(SEEDS)[:BATCHES], 0
+        plan, nodes = self.plan(number)[:BATCHES], 0
         start = time.perf_counter()
         for index in plan:
-            if self.seeded:
-                ids, *_ = self.sampler.sample(self.graph, index)
-            else:
-                ids = self.sampler.sample(self.graph, 0).ndata[dgl.NID]
+            ids = self.nodes(index)
             nodes += len(ids)
             if gather:
                 self.x[ids]
@@ -179,17 +186,13 @@ class DglCluster(Theirs):
                 self.sampler = dgl.dataloading.ClusterGCNSampler(self.graph, PARTS, cache_path=kept)
         self.prepare_s = time.perf_counter() - start
 
-    def run(self, number, gather):
-        """As ``Mine.run``."""
-        order = torch.randperm(PARTS, generator=torch.Generator().manual_seed(number))
-        plan, nodes = order.split(AT_ONCE)[:BATCHES], 0
-        start = time.perf_counter()
-        for index in plan:
-            ids = self.sampler.sample(self.graph, index).ndata[dgl.NID]
-            nodes += len(ids)
-            if gather:
-                self.x[ids]
-        return time.perf_counter() - start, nodes, len(plan)
+    def plan(self, number):
+        """Parts."""
+        return torch.randperm(PARTS, generator=torch.Generator().manual_seed(number)).split(AT_ONCE)
+
+    def nodes(self, index):
+        """A batch's input."""
+        return self.sampler.sample(self.graph, index).ndata[dgl.NID]
 
 
 def ours(data):

@@ -2,8 +2,8 @@
 
 Whether a neighbour is in the subgraph is read from a bit per node, of which a core's nearest cache
 holds a quarter of a million; only those that are in it are looked up. Nothing is decided by a
-branch, since no processor guesses these. Where a row is much longer than the subgraph is large, the
-subgraph's nodes are searched for in the row instead.
+branch, since no processor guesses these. (Searching long rows for the nodes of a small subgraph, in
+place of reading them, was tried: 2 to 6 % of a shaDow batch of two hops.)
 """
 
 import threading
@@ -16,9 +16,6 @@ from gnnscale.core.compiled import compiled
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.lanes import AHEAD, LINE, fetch
 from gnnscale.graph.walk import draw, unit
-
-SEARCH = 3
-"""A step of a search costs as much as this many neighbours passed by (measured: 2 to 4)."""
 
 _scratch = threading.local()
 
@@ -45,37 +42,6 @@ def _among(indices, first, last, marks, edges, columns, n):
 
 
 @compiled()
-def _found(indices, first, last, wanted, edges, columns, n):
-    """The same by searching for ``wanted``, ascending, in the row, which ascends, too."""
-    at, low, end, one = np.uint64(n), np.uint64(first), np.uint64(last), np.uint64(1)
-    for i in range(np.uint64(len(wanted))):
-        j = wanted[i]
-        size = end - low
-        while size > one:
-            half = size >> one
-            low = low + half if indices[low + half - one] < j else low
-            size -= half
-        edges[at], columns[at] = low, j
-        here = indices[low] == j
-        at += np.uint64(here)
-        while here and low + one < end:  # the same source more than once
-            low += one
-            edges[at], columns[at] = low, j
-            here = indices[low] == j
-            at += np.uint64(here)
-    return np.int64(at)
-
-
-@compiled()
-def _steps(n):
-    """Steps of a search among n."""
-    steps = 0
-    while n >> steps:
-        steps += 1
-    return steps
-
-
-@compiled()
 def _ask(indices, at):
     """Ask the memory for the beginning of a row."""
     fetch(indices, at, 0)
@@ -83,7 +49,7 @@ def _ask(indices, at):
 
 
 @compiled()
-def _isolate(indptr, indices, ascending, starts, members, drop, word, local, marks):
+def _isolate(indptr, indices, starts, members, drop, word, local, marks):
     """One block per subgraph; ``local`` [N] int32 is all -1, ``marks`` all 0, before and after."""
     rows = np.zeros(len(members) + 1, np.int64)
     edges = np.empty(8 * len(members) + 1, np.int64)
@@ -98,19 +64,13 @@ def _isolate(indptr, indices, ascending, starts, members, drop, word, local, mar
             local[v] = i
             marks[v >> np.uint64(6)] |= np.uint64(1) << (v & np.uint64(63))
             _ask(indices, indptr[v])
-        wanted = members[begin:begin]
         stream, seen = draw(word, members[begin]), 0
         for i in range(begin, end):
             _ask(indices, indptr[members[min(i + AHEAD, len(members) - 1)]])
             first, last = indptr[members[i]], indptr[members[i] + 1]
             count = last - first
-            edges, columns = grown(edges, n + count + 1), grown(columns, n + count + 1)
-            if ascending and count > SEARCH * (end - begin) * _steps(count):
-                if len(wanted) == 0:
-                    wanted = np.sort(members[begin:end])
-                at = _found(indices, first, last, wanted, edges, columns, n)
-            else:
-                at = _among(indices, first, last, marks, edges, columns, n)
+            edges, columns = grown(edges, n + count), grown(columns, n + count)
+            at = _among(indices, first, last, marks, edges, columns, n)
             kept = n
             for k in range(n, at):
                 seen += 1
@@ -153,7 +113,7 @@ def isolate(
     Shapes: starts [n + 1] int64, members [sum of sizes] int32.
     """
     arrays = _isolate(
-        adj.indptr.numpy(), adj.indices.numpy(), adj.ascending, starts.numpy(), members.numpy(),
+        adj.indptr.numpy(), adj.indices.numpy(), starts.numpy(), members.numpy(),
         float(drop), np.uint64(word), scratch(adj.n_src), _bits(adj.n_src),
     )  # fmt: skip
     indptr, indices, edges = (torch.from_numpy(a) for a in arrays)

@@ -81,15 +81,6 @@ class Adjacency:
         return torch.repeat_interleave(ids, self.in_degree, output_size=self.n_edges)
 
     @cached_property
-    def ascending(self) -> bool:
-        """Whether the sources of every row ascend; one of them may stand there more than once."""
-        falls = self.indices[1:] < self.indices[:-1]
-        inside = torch.ones_like(falls)
-        starts = self.indptr[1:-1]
-        inside[starts[(starts > 0) & (starts < self.n_edges)] - 1] = False
-        return not bool((falls & inside).any())
-
-    @cached_property
     def T(self) -> "Adjacency":
         """The reversed edges by source; its ``edges`` say where each stands in this adjacency."""
         if self.device.type == "cpu":

@@ -7,6 +7,7 @@ what the instructions add up in.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from gnnscale.core.ops import pool
 from gnnscale.core.ops.blas import multiply
 
+Made = Callable[[], Tensor]
 AUTOCAST = (torch.float32, torch.bfloat16)
 """What becomes bfloat16; float64 stays."""
 BESIDE = 256
@@ -37,14 +39,15 @@ class _Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, g):
         x, w = ctx.saved_tensors
-        gx = gw = gz = None
-        if ctx.needs_input_grad[0]:
-            gx = multiply(g, w.T, pool.like(x))
-        if ctx.needs_input_grad[1]:
-            gw = x.T @ g
-        if ctx.needs_input_grad[2]:
-            gz = g.sum(0) if ctx.row else g
-        return gx, gw, gz, None
+        rows, weight = (lambda: multiply(g, w.T, pool.like(x))), (lambda: x.T @ g)
+        return *_gradients(ctx, g, rows, weight), None
+
+
+def _gradients(ctx: Any, g: Tensor, rows: Made, weight: Made) -> list[Tensor | None]:
+    """Of x, w and onto, each made only where it is needed."""
+    onto: Made = (lambda: g.sum(0)) if ctx.row else (lambda: g)
+    needed = zip((rows, weight, onto), ctx.needs_input_grad, strict=False)
+    return [make() if wanted else None for make, wanted in needed]
 
 
 class _Widened(torch.autograd.Function):
@@ -62,16 +65,14 @@ class _Widened(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
-        x, w = ctx.saved_tensors
-        gx = gw = gz = None
-        if ctx.needs_input_grad[0]:
-            gx = _wide(g, w.T).to(ctx.kinds[0])
-        if ctx.needs_input_grad[1]:
-            gw = g.new_empty(w.shape, dtype=torch.float32)
-            gw = torch.mm(x.T.float(), g.float(), out=gw).to(ctx.kinds[1])  # never autocast
-        if ctx.needs_input_grad[2]:
-            gz = (g.float().sum(0) if ctx.row else g).to(ctx.kinds[2])
-        return gx, gw, gz
+        (x, w), g = ctx.saved_tensors, g.float()
+        empty = g.new_empty(w.shape)
+        rows, weight = (
+            lambda: _wide(g, w.T),
+            lambda: torch.mm(x.T.float(), g, out=empty),  # so it is never autocast
+        )
+        found = zip(_gradients(ctx, g, rows, weight), ctx.kinds, strict=True)
+        return tuple(t if t is None else t.to(kind) for t, kind in found)
 
 
 def _wide(a: Tensor, b: Tensor) -> Tensor:
