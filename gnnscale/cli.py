@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from gnnscale import __version__
 from gnnscale.catalog import Catalog, user_folders
@@ -42,7 +43,7 @@ def dispatch(words: list[str]) -> int:
         return simple[words[0]](words[1:])
     words, others = _versus(words)
     request = parse(words)
-    if others is not None and request.verb != "bench":
+    if others and request.verb != "bench":
         raise UsageError(f"{VS}: compares in gnnscale bench only; type gnnscale bench ... {VS} ...")
     catalog = Catalog.load(user_folders(words))
     if "--version" in request.flags:
@@ -63,16 +64,14 @@ def dispatch(words: list[str]) -> int:
     return verbs[request.verb](request, catalog)
 
 
-def _versus(words: list[str]) -> tuple[list[str], list[str] | None]:
-    """The words before ``--vs``, with all flags, and the overrides after it."""
-    if VS not in words:
-        return words, None
-    at = words.index(VS)
-    after = words[at + 1 :]
-    if VS in after:
-        raise UsageError(f"{VS}: compares two; type it once")
-    found = parse(["bench", *after])
-    return [*words[:at], *found.flags], list(found.overrides)
+def _versus(words: list[str]) -> tuple[list[str], list[list[str]]]:
+    """The words before the first ``--vs``, with all flags, and the overrides after each."""
+    ends = [*(at for at, word in enumerate(words) if word == VS), len(words)]
+    own, others = words[: ends[0]], []
+    for at, end in pairwise(ends):
+        found = parse(["bench", *words[at + 1 : end]])
+        own, others = [*own, *found.flags], [*others, list(found.overrides)]
+    return own, others
 
 
 def say(text: str) -> None:

@@ -3,9 +3,9 @@
 usage: python scripts/bench_integer.py GNNSCALE OUT [SET ...] [--models gcn,sage] [--quick]
 
 Trains each model in float32 and with 8-bit fake quantization (the same data, seed and epochs),
-converts the second, then lets ``gnnscale bench`` make requests of the integer model in turn with
-the float32 one, and with the same under bfloat16. A second call goes on: what is trained, converted
-or measured already is read. Prints three markdown tables: times, what is stored and scored, and
+converts the second, then lets ``gnnscale bench`` make requests of the integer model, of the float32
+one and of the same under bfloat16 in turn. A second call goes on: what is trained, converted or
+measured already is read. Prints three markdown tables: times, what is stored and scored, and
 where one pass over the whole graph spends its time. The last is taken in this process.
 """
 
@@ -30,9 +30,9 @@ SETS = {
                   "trainer.evaluate_every=5"],
 }  # fmt: skip
 """The last one: 200,000 nodes, 4,000,000 edges."""
-COMMON = ["seeds=1", "architecture.hidden=64", "architecture.dropout=0.5",
-          "optimizer.lr=0.01", "optimizer.weight_decay=5e-4"]  # fmt: skip
-FORMS = {"float32": [], "bfloat16": ["hardware.precision=bfloat16"]}
+COMMON = ["seeds=1", "hardware.threads=1", "architecture.hidden=64",
+          "architecture.dropout=0.5", "optimizer.lr=0.01", "optimizer.weight_decay=5e-4"]  # fmt: skip
+FLOATS = {"float32": [], "bfloat16": ["hardware.precision=bfloat16"]}
 WORKLOADS = ("full", "query_1", "query_32")
 
 
@@ -52,18 +52,18 @@ def main() -> None:
         for model in asked.models.split(","):
             place = asked.out / name / model
             trained(asked.gnnscale, place, [*SETS[name], f"architecture={model}", *COMMON])
-            found = {form: measured(asked.gnnscale, place, form, asked.quick) for form in FORMS}
+            found = measured(asked.gnnscale, place, asked.quick)
             times += [times_row(name, model, w, found) for w in WORKLOADS]
             stored.append(stored_row(name, model, place, found))
             spent += spent_rows(name, model, place)
-    environment = json.loads((asked.out / asked.sets[0] / asked.models.split(",")[0]
-                              / "float32.json").read_text())["environment"]  # fmt: skip
+    environment = found["environment"]
     print(f"{environment['cpu']}, {environment['threads']} thread(s), revision "
           f"{environment['revision']}\n")  # fmt: skip
     show("set model request n|int8 p50, ms|p95|float32 p50|p95|bfloat16 p50|p95|float32 / int8"
-         "|95 % interval|bfloat16 / int8", times)  # fmt: skip
-    show("set model|accuracy float32, %|fake int8|int8|codes equal, %|weights float32, bytes|int8"
-         "|ratio|peak MiB of a pass, float32|int8|of loading, float32|int8", stored)  # fmt: skip
+         "|95 % interval|bfloat16 / int8|95 % interval", times)  # fmt: skip
+    show("set model|accuracy float32, %|bfloat16|fake int8|int8|codes equal, %"
+         "|weights float32, bytes|int8|ratio|peak MiB of a pass, float32|bfloat16|int8"
+         "|of loading, float32|bfloat16|int8", stored)  # fmt: skip
     show("set model form|one pass, ms|products|sums|the rest", spent)
 
 
@@ -76,39 +76,44 @@ def call(*words: str) -> str:
 
 
 def trained(gnnscale: str, place: Path, words: list[str]) -> None:
-    """A float run, one with fake quantization, and what is converted from that."""
+    """A float run, its scores in bfloat16, one with fake quantization, and its conversion."""
     for form, more in (("float", []), ("fake", ["quantization=qat"])):
         if not (place / form / "seed-0" / "record.json").exists():
             print(place / form, "is trained", file=sys.stderr)
             call(gnnscale, "train", *words, *more, f"hydra.run.dir={place / form}")
+    if not (place / "bfloat16" / "seed-0" / "record.json").exists():
+        call(gnnscale, "train", "recipe=evaluate", f"run={place / 'float'}", *FLOATS["bfloat16"],
+             f"hydra.run.dir={place / 'bfloat16'}")  # fmt: skip
     if not (place / "int8" / "seed-0" / "codes.json").exists():
         call(gnnscale, "convert", f"run={place / 'fake'}", f"out={place / 'int8'}")
 
 
-def measured(gnnscale: str, place: Path, form: str, quick: bool) -> dict[str, Any]:
-    """The file of ``gnnscale bench``, the integer model in turn with a float form."""
-    kept = place / f"{form}.json"
+def measured(gnnscale: str, place: Path, quick: bool) -> dict[str, Any]:
+    """The file of ``gnnscale bench``, the integer model in turn with the float forms."""
+    kept = place / "bench.json"
     if not kept.exists():
-        print(place, "int8 in turn with", form, file=sys.stderr)
+        print(place, "is measured", file=sys.stderr)
+        sides = [word for more in FLOATS.values()
+                 for word in ("--vs", f"run={place / 'float'}", *more)]  # fmt: skip
         protocol = ["bench=quick"] if quick else ["bench.requests=100", "bench.limit_s=120"]
         said = call(gnnscale, "bench", f"run={place / 'int8'}", *protocol, "bench.memory=true",
                     "bench.workloads=[full,query]", "bench.queries=[1,32]", "bench.scopes=[model]",
-                    "bench.roofline=false", "--vs", f"run={place / 'float'}",
-                    *FORMS[form])  # fmt: skip
+                    "bench.roofline=false", *sides)  # fmt: skip
         kept.write_text(Path(said.strip().splitlines()[-1]).read_text())
     return json.loads(kept.read_text())
 
 
 def times_row(name: str, model: str, workload: str, found: dict[str, Any]) -> list[str]:
     """p50, p95 and the ratios of one kind of request."""
-    ours = found["float32"]["workloads"][workload]["model"]
+    ours = found["workloads"][workload]["model"]
     row = [f"{name} {model} {workload} {ours['n']}", *ends(ours)]
-    for form in FORMS:
-        row += ends(found[form]["versus"][0]["measurement"]["workloads"][workload]["model"])
-    ratios = [found[form]["versus"][0]["ratios"][workload]["model"] for form in FORMS]
-    low, high = ratios[0]["ci"] or (float("nan"),) * 2
-    return [*row, f"{1 / ratios[0]['median']:.2f}", f"{1 / high:.2f} to {1 / low:.2f}",
-            f"{1 / ratios[1]['median']:.2f}"]  # fmt: skip
+    for versus in found["versus"]:
+        row += ends(versus["measurement"]["workloads"][workload]["model"])
+    for versus in found["versus"]:
+        ratio = versus["ratios"][workload]["model"]
+        low, high = ratio["ci"] or (float("nan"),) * 2
+        row += [f"{1 / ratio['median']:.2f}", f"{1 / high:.2f} to {1 / low:.2f}"]
+    return row
 
 
 def ends(timing: dict[str, Any]) -> list[str]:
@@ -119,10 +124,10 @@ def ends(timing: dict[str, Any]) -> list[str]:
 def stored_row(name: str, model: str, place: Path, found: dict[str, Any]) -> list[str]:
     """Accuracy, codes, bytes of weights, peak memory."""
     records = {form: json.loads((place / form / "seed-0/record.json").read_text())
-               for form in ("float", "fake", "int8")}  # fmt: skip
+               for form in ("float", "bfloat16", "fake", "int8")}  # fmt: skip
     codes = json.loads((place / "int8/seed-0/codes.json").read_text())["codes"]["equal"]
     small, large = records["int8"]["model_bytes"], records["float"]["model_bytes"]
-    sides = (found["float32"]["versus"][0]["measurement"], found["float32"])
+    sides = (*(versus["measurement"] for versus in found["versus"]), found)
     peaks = [f"{side['memory'][phase]['mib']:.0f}" for phase in ("full", "load")
              for side in sides]  # fmt: skip
     scores = [f"{100 * record['metric']['test']:.2f}" for record in records.values()]

@@ -366,11 +366,19 @@ QUICK = ("bench.requests=2", "bench.seconds=0.0", "bench.warmup=0", "bench.warmu
 
 @pytest.mark.process
 def test_bench_prints_tables_and_ends_with_its_file(gnnscale, elsewhere):
-    code, out, err = gnnscale("bench", *FAST, *QUICK, "--vs", "architecture=mlp")
+    sides = ("--vs", "architecture=mlp", "--vs", "hardware.precision=bfloat16")
+    code, out, err = gnnscale("bench", *FAST, *QUICK, *sides)
     assert code == 0, err
     path = out.splitlines()[-1]
     assert path.startswith("runs/bench/synthetic-full-gcn/")
-    assert "calibration" in json.loads((elsewhere / path).read_text())
+    found = json.loads((elsewhere / path).read_text())
+    assert "calibration" in found
+    sides = [(side["label"], side["ratios"]["full"]["model"]["n"],
+              side["measurement"]["choices"]["architecture"],
+              side["measurement"]["config"]["hardware"]["precision"])
+             for side in found["versus"]]  # fmt: skip
+    assert sides == [("vs architecture=mlp", 2, "mlp", "float32"),
+                     ("vs hardware.precision=bfloat16", 2, "gcn", "bfloat16")]  # fmt: skip
     for said in ("latency", "query_1", "GCNConv", "roofline", "median ratio", "not trained"):
         assert said in out, said
     assert "full/model: n = 2" in err
@@ -383,7 +391,7 @@ def test_bench_help_and_refusals(gnnscale):
     assert "peer=dgl | pyg" in out
     for words, said in (
         (("train", *FAST, "--vs", "seed=1"), "--vs: compares in gnnscale bench only"),
-        (("bench", "--vs", "--vs"), "type it once"),
+        (("bench", *FAST, "--vs", "seed=1", "--vs", "bench=quick"), "hold for all sides"),
         (("bench", "-m", "seed=1,2"), "gnnscale bench takes overrides"),
         (("train", *FAST, "bench=quick"), "bench: says how `gnnscale bench` measures"),
         (("check", *FAST, "bench.requests=3"), "bench: says how `gnnscale bench` measures"),

@@ -51,7 +51,7 @@ def settings(words: Sequence[str], catalog: Catalog) -> Bench:
 
 def bench(
     overrides: Sequence[str],
-    others: Sequence[str] | None,
+    others: Sequence[Sequence[str]],
     catalog: Catalog,
     trusted: frozenset[str],
 ) -> tuple[Measurement, Path]:
@@ -59,7 +59,8 @@ def bench(
 
     Args:
         overrides: ``run=``, ``peer=``, ``bench...`` and those of the composition.
-        others: what follows ``--vs``: overrides on top of the first composition, or another run.
+        others: what follows each ``--vs``: overrides on top of the first composition, or another
+            run.
     """
     mine = Words(overrides)
     if mine.peer is not None and mine.peer not in PEERS:
@@ -67,14 +68,14 @@ def bench(
     protocol = settings(mine.bench, catalog)
     first = _origin(mine, mine.typed, catalog, trusted)
     origins, names = [first], [label(first.plan)]
-    if others is not None:
-        theirs = Words(others)
+    for other in others:
+        theirs = Words(other)
         if theirs.bench or theirs.peer:
-            raise UsageError("--vs: bench.* and peer= hold for both sides; type them before --vs")
+            raise UsageError("--vs: bench.* and peer= hold for all sides; type them before --vs")
         own = theirs.typed if theirs.run else [*mine.typed, *theirs.typed]
         theirs.run = theirs.run or mine.run
         origins.append(_origin(theirs, own, catalog, trusted))
-        names.append(" ".join(["vs", *others]) if others else "vs itself")
+        names.append(" ".join(["vs", *other]) if other else "vs itself")
     with tempfile.TemporaryDirectory(prefix="gnnscale-bench-") as name:
         scratch = Path(name)
         subjects = [

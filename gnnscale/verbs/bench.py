@@ -12,7 +12,7 @@ from gnnscale.verbs.words import folders, trusted
 log = logging.getLogger("gnnscale")
 
 
-def bench(request: Request, others: list[str] | None, catalog: Catalog) -> int:
+def bench(request: Request, others: list[list[str]], catalog: Catalog) -> int:
     """``gnnscale bench``: measure, show, write."""
     from rich.console import Console
 

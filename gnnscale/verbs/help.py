@@ -40,7 +40,7 @@ architecture, data for dataset. Exit codes: 0 done, 1 failed, 2 bad input, 130 i
 
 BENCH = """\
 gnnscale bench [run=FOLDER | group=option ...] [bench=quick] [bench.KEY=VALUE ...]
-               [peer=dgl|pyg] [--vs group=option ... | --vs run=OTHER]
+               [peer=dgl|pyg] [--vs group=option ... | --vs run=OTHER] ...
 
 Measures latency (percentiles with intervals), peak memory per phase, parameters, bytes and
 multiply-accumulates, and how far each kind of layer is from what this machine can do.
@@ -48,7 +48,8 @@ multiply-accumulates, and how far each kind of layer is from what this machine c
   run=FOLDER            the selected weights of a finished run (seed=K, a seed's folder or its
                         checkpoint.pt pick the seed); without it, a composition's fresh weights
   --vs WORDS ...        a second composition: these words on top of the first ones, or run=OTHER.
-                        Requests are made in turn, A B B A; ratios are taken pair by pair
+                        Requests are made in turn, A B B A; ratios are taken pair by pair. Typed
+                        again it adds a third side, and so on; every ratio is to the first
   peer=dgl | pyg        the same model from that library's layers and loaders, in turn with ours
   bench=quick           at least 30 requests and 1 s each, no memory phases (default: 200 and 5 s)
   bench.workloads=[full,query,step,epoch]   [] only counts      bench.scopes=[model,end2end]
@@ -58,7 +59,7 @@ multiply-accumulates, and how far each kind of layer is from what this machine c
 Examples:
   gnnscale bench dataset=cora architecture=gat bench=quick
   gnnscale bench run=runs/train/digits-full-gcn/20261123T204943040944-f4da
-  gnnscale bench architecture=gcn --vs architecture=sage
+  gnnscale bench architecture=gcn --vs architecture=sage --vs hardware.precision=bfloat16
   gnnscale bench dataset=synthetic architecture=gcn peer=dgl bench.workloads=[epoch]
 
 Writes bench.json below runs/bench, or seed-K/bench/<time>.json beside the weights; the last line
