@@ -31,7 +31,8 @@ SETS = {
 }  # fmt: skip
 """The last one: 200,000 nodes, 4,000,000 edges."""
 COMMON = ["seeds=1", "hardware.threads=1", "architecture.hidden=64",
-          "architecture.dropout=0.5", "optimizer.lr=0.01", "optimizer.weight_decay=5e-4"]  # fmt: skip
+          "architecture.dropout=0.5", "optimizer.lr=0.01",
+          "optimizer.weight_decay=5e-4"]  # fmt: skip
 FLOATS = {"float32": [], "bfloat16": ["hardware.precision=bfloat16"]}
 WORKLOADS = ("full", "query_1", "query_32")
 
