@@ -13,12 +13,12 @@ SHORT = (
 
 @pytest.fixture
 def measured(tmp_path, monkeypatch):
-    """measured(*words, vs=None, bare=False): (measurement, its file as JSON, path)."""
+    """measured(*words, vs=(), bare=False): (measurement, its file as JSON, path)."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*words, vs=None, bare=False):
+    def run(*words, vs=(), bare=False):
         given = [*SHORT, *words] if bare else [*SMALL, *SHORT, *words]
-        found, path = bench(given, vs, CATALOG, frozenset())
+        found, path = bench(given, [vs] if vs else [], CATALOG, frozenset())
         return found, json.loads(path.read_text()), path
 
     return run

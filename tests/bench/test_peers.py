@@ -1,12 +1,15 @@
 import os
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from compositions import CATALOG, SMALL
 
 from gnnscale.bench.peers import connect
+from gnnscale.bench.peers.with_pyg import WORKER
 from gnnscale.bench.settings import Bench
 from gnnscale.bench.subject import build, originate
 from gnnscale.bench.workloads import Epoch
@@ -30,6 +33,7 @@ MODELS = {
             "architecture.out_heads=2"],
     "gin": ["architecture=gin", "architecture.hidden=8"],
     "mlp": ["architecture=mlp", "architecture.depth=3"],
+    "sign": ["architecture=sign", "sampler=precompute_sign", "sampler.powers=2"],
 }  # fmt: skip
 PAIRS = [  # two by default, the others take as long
     ("gat", "full"),
@@ -40,7 +44,10 @@ PAIRS = [  # two by default, the others take as long
         for sampler in ("full", "neighbor")
         if (model, sampler) not in (("gat", "full"), ("sage", "neighbor"))
     ),
+    ("sign", "precompute_sign"),
 ]
+MORE = [("egc", "full"), ("egc", "neighbor"), ("egc", "saint"), ("gcn", "saint"), ("sage", "saint")]
+"""PyG has these, too."""
 NAMES = {  # our parameter names within one convolution -> DGL's, and whether it is transposed
     "gcn": {"weight": ("weight", False), "bias": ("bias", False)},
     "sage": {"neighbor.weight": ("fc_neigh.weight", False),
@@ -67,6 +74,11 @@ def subject(tmp_path):
 
 def transfer(ours, theirs, kind):
     """Our weights into the peer's stack."""
+    if kind == "sign":
+        given = {k: v for k, v in ours.state_dict().items() if "q_" not in k}
+        theirs.load_state_dict({k.replace(".0.1.", ".").replace("head.1", "head"): v
+                                for k, v in given.items()})  # fmt: skip
+        return
     with torch.no_grad():
         for name in ("encoder", "head"):
             if hasattr(theirs, name):
@@ -157,10 +169,24 @@ def test_other_samplers_are_not_compared_with_something_else(measured):
     assert set(found.workloads) == {"full", "epoch"}
 
 
-@pytest.mark.parametrize("peer", ["dgl", "pyg"])
-def test_an_architecture_without_a_layer_there_is_refused_by_name(measured, peer):
-    with pytest.raises(UsageError, match=f"peer={peer}: has no layer for architecture=egc"):
-        measured(f"peer={peer}", "architecture=egc")
+@pytest.mark.parametrize(("peer", "model"), [("dgl", "egc"), ("pyg", "appnp")])
+def test_an_architecture_without_a_layer_there_is_refused_by_name(measured, peer, model):
+    with pytest.raises(UsageError, match=f"peer={peer}: has no layer for architecture={model}"):
+        measured(f"peer={peer}", f"architecture={model}")
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["architecture=sign", "sampler=precompute_sign", "architecture.head=ffn"],
+     "type architecture.head=paper"),
+    (["architecture=sign", "sampler=precompute"], "type sampler=precompute_sign"),
+    (["architecture=sign", "sampler=precompute_sign", "sampler.diffusions=1"],
+     r"sampler\.diffusions=0 sampler\.triangles=0"),
+    (["architecture=egc", "architecture.aggregators=[symadd,max]"],
+     r"type architecture\.self_loops=all"),
+])  # fmt: skip
+def test_what_a_peer_builds_otherwise_is_refused(measured, words, said):
+    with pytest.raises(UsageError, match=f"peer=pyg: .*{said}"):
+        measured("peer=pyg", *words)
 
 
 def test_pyg_needs_its_environment(measured, monkeypatch):
@@ -180,7 +206,7 @@ def test_a_worker_that_dies_is_told_of(measured, tmp_path):
 
 
 @no_pyg
-@pytest.mark.parametrize(("model", "sampler"), PAIRS)
+@pytest.mark.parametrize(("model", "sampler"), [*PAIRS, *MORE])
 def test_bench_against_pyg(measured, model, sampler):
     found, _, _ = measured("peer=pyg", f"architecture={model}", f"sampler={sampler}",
                            f"bench.pyg_python={PYG}")  # fmt: skip
@@ -215,3 +241,60 @@ def test_pyg_has_no_inductive_mean_with_itself(measured):
     with pytest.raises(UsageError, match="PyG has no SAGEConv with aggr=gcn"):
         measured("peer=pyg", "architecture=sage", "architecture.aggr=gcn",
                  f"bench.pyg_python={PYG}")  # fmt: skip
+
+
+LOGITS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np, torch
+from pyg_worker import Worker
+worker = Worker(sys.argv[2])
+worker.build(["SGD", {"lr": 0.1}], None, 0)
+given = np.load(sys.argv[3])
+state = {name: torch.from_numpy(given[name]) for name in given}
+print(worker.model.load_state_dict(state, strict=False).unexpected_keys)
+worker.logits(sys.argv[4])
+"""
+WITH_PYG = {
+    "egc_s": ["architecture=egc", "architecture.hidden=16"],
+    "egc_m": ["architecture=egc", "architecture.hidden=16", "architecture.self_loops=all",
+              "architecture.aggregators=[symadd,max,mean]", "architecture.heads=4"],
+    "egc_bare": ["architecture=egc", "architecture.hidden=16", "architecture.stem=false",
+                 "architecture.aggregators=[add,std]", "architecture.out_heads=3"],
+    "sign": MODELS["sign"],
+}  # fmt: skip
+
+
+@no_pyg
+@pytest.mark.parametrize("name", WITH_PYG)
+def test_pygs_layers_compute_the_same_logits(subject, tmp_path, name):
+    mine = subject(*WITH_PYG[name])
+    peer = connect("pyg", mine, Bench(pyg_python=PYG), tmp_path)
+    peer.close()
+    model, run = mine.run.model, mine.run
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.uniform_(-0.5, 0.5)
+    named = {"conv.mix.": "comb_lin.", "conv.weight": "bases_lin.weight", "conv.bias": "bias"}
+    state = {}
+    for key, value in model.state_dict().items():
+        if name == "sign":
+            key = key.replace(".0.1.", ".").replace("head.1", "head")
+        elif key.startswith("layers."):
+            _, k, rest = key.split(".", 2)
+            part = next((part for part in named if rest.startswith(part)), None)
+            rest = f"norms.{k}." + rest.removeprefix("norm.") if part is None else (
+                f"convs.{k}." + rest.replace(part, named[part]))  # fmt: skip
+            key, value = rest, value.T if part == "conv.weight" else value
+        state[key] = value.numpy()
+    np.savez(tmp_path / "weights.npz", **state)
+    files = (tmp_path / "pyg.npz", tmp_path / "weights.npz", tmp_path / "logits.npy")
+    done = subprocess.run([PYG, "-c", LOGITS, str(WORKER.parent), *map(str, files)],
+                          check=True, capture_output=True, text=True)  # fmt: skip
+    assert done.stdout.strip() == "[]"
+    want = run.inference(run.model, run.data, torch.arange(60), run.device)
+    assert want.std() > 0.01
+    torch.testing.assert_close(
+        torch.from_numpy(np.load(tmp_path / "logits.npy")), want, rtol=1e-4, atol=1e-4
+    )

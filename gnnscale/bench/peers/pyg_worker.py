@@ -6,6 +6,7 @@ scope), ``request`` (once, timed here), ``logits`` (of the whole graph), ``peak`
 
 import gc
 import json
+import math
 import sys
 import time
 import traceback
@@ -14,8 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from stack import Stack, gin_mlp, loss
+from stack import Sign, Stack, gin_mlp, loss
 from torch import nn
+from torch.utils.data import DataLoader
+
+AGGREGATORS = {"symadd": "symnorm", "add": "sum"}
+"""Of EGC, whose names differ there."""
 
 
 def convolution(spec):
@@ -36,6 +41,11 @@ def convolution(spec):
             size = d_out if last else d_out // heads
             rate = spec["attention_dropout"]
             return layers.GATConv(d_in, size, heads, not last, dropout=rate, add_self_loops=False)
+        if kind == "egc":
+            names = [AGGREGATORS.get(a, a) for a in spec["aggregators"]]
+            heads = spec["out_heads"] if last else spec["heads"]
+            loops = "symnorm" in names or spec["self_loops"] == "all"
+            return layers.EGConv(d_in, d_out, names, heads, spec["bases"], add_self_loops=loops)
         if kind == "gin":
             mlp = gin_mlp(d_in, spec["hidden"], d_out, spec["mlp_norm"])
             return layers.GINConv(mlp, train_eps=spec["train_eps"])
@@ -50,6 +60,7 @@ class Worker:
     def __init__(self, path):
         self.path = path
         self.work = None
+        self.table_s = 0.0
 
     def build(self, optimizer, clip, seed):
         """Model, graph with torch-sparse's fast path if it is there, optimizer."""
@@ -62,7 +73,10 @@ class Worker:
         arrays = {name: torch.from_numpy(value) for name, value in stored.items()}
         self.whole = self.part(arrays, "")
         self.train = self.part(arrays, "train_") if "train_x" in arrays else self.whole
-        self.model = Stack(spec, convolution(spec), self.call, self.own)
+        if spec["kind"] == "sign":
+            self.model = Sign(spec)
+        else:
+            self.model = Stack(spec, convolution(spec), self.call, self.own)
         name, arguments = optimizer
         self.optimizer = getattr(torch.optim, name)(self.model.parameters(), **arguments)
         self.clip = clip
@@ -91,12 +105,31 @@ class Worker:
         n = len(indptr) - 1
         dst = torch.repeat_interleave(torch.arange(n), indptr[1:] - indptr[:-1])
         edges = torch.stack([indices, dst])
-        x, y = arrays[prefix + "x"], arrays[prefix + "y"]
-        return {"edges": edges, "x": x, "y": y, "seeds": arrays[prefix + "seeds"],
-                "graph": self.operator(edges, n)}  # fmt: skip
+        x, y, graph = arrays[prefix + "x"], arrays[prefix + "y"], None
+        if self.spec["kind"] == "sign":
+            x = self.table(edges, x)
+        else:
+            graph = self.operator(edges, n)
+        return {"edges": edges, "x": x, "y": y, "seeds": arrays[prefix + "seeds"], "graph": graph}
 
-    def operator(self, edges, n):
-        """What the convolutions take: loops where the model has them, for GCN its norm."""
+    def table(self, edges, x):
+        """X, S X, S^2 X, .. [n, powers + 1, F] by PyG's transform, self-loops added before."""
+        from torch_geometric import transforms
+        from torch_geometric.data import Data
+
+        start = time.perf_counter()
+        powers, made = self.spec["powers"], Data(x=x, edge_index=edges)
+        made = transforms.SIGN(powers)(transforms.AddSelfLoops()(made))
+        table = torch.stack([x, *(made[f"x{k}"] for k in range(1, powers + 1))], 1)
+        self.table_s = time.perf_counter() - start  # the last one is the training graph's
+        return table
+
+    def operator(self, edges, n, weight=None):
+        """What the convolutions take: loops where the model has them, for GCN its norm.
+
+        weight: of the edges, where the loader gives one; GCN's has loops and norm in it already,
+        EGC's norm counts it, GAT, GIN and means read edges without it.
+        """
         from torch_geometric.nn.conv.gcn_conv import gcn_norm
         from torch_geometric.utils import add_self_loops
 
@@ -109,8 +142,9 @@ class Worker:
             return add_self_loops(edges, num_nodes=n)[0] if kind == "gat" else edges
         if kind == "gat":
             edges = add_self_loops(edges, num_nodes=n)[0]
-        made = SparseTensor(row=edges[1], col=edges[0], sparse_sizes=(n, n))
-        if kind == "gcn":
+        value = weight if kind in ("gcn", "egc") else None
+        made = SparseTensor(row=edges[1], col=edges[0], value=value, sparse_sizes=(n, n))
+        if kind == "gcn" and weight is None:
             made = gcn_norm(made, num_nodes=n, add_self_loops=True)
         made.storage.rowptr(), made.storage.csr2csc(), made.storage.colptr()
         return made
@@ -124,6 +158,31 @@ class Worker:
         return NeighborLoader(data, num_neighbors=fanouts, input_nodes=nodes, replace=replace,
                               batch_size=batch_size, shuffle=shuffle, num_workers=0)  # fmt: skip
 
+    def walks(self, part, training):
+        """PyG's GraphSAINT loader, its counts made: batches of (operator, x, rows, y, weights)."""
+        from torch_geometric.data import Data
+        from torch_geometric.loader import GraphSAINTRandomWalkSampler
+        from torch_geometric.nn.conv.gcn_conv import gcn_norm
+
+        n, seeds, edges = len(part["x"]), part["seeds"], part["edges"]
+        factor = {}
+        if self.spec["kind"] == "gcn":
+            edges, factor["factor"] = gcn_norm(edges, num_nodes=n)
+        labeled = torch.zeros(n, dtype=torch.bool).index_fill_(0, seeds, True)
+        data = Data(x=part["x"], y=part["y"], edge_index=edges, labeled=labeled, **factor)
+        loader = GraphSAINTRandomWalkSampler(
+            data, training["roots"], training["length"], training["steps"],
+            math.ceil(training["coverage"]), log=False, num_workers=0,
+        )  # fmt: skip
+
+        def epoch():
+            for b in loader:
+                weight = b.edge_norm * b.factor if factor else b.edge_norm
+                operator, rows = self.operator(b.edge_index, b.num_nodes, weight), b.labeled
+                yield operator, b.x, rows, b.y[rows], b.node_norm[rows] * (n / len(seeds))
+
+        return epoch
+
     def prepare(self, workload, scope, prepared, asked=None, training=None):
         """Set up ``self.work``."""
         depth = len(self.model.convs)
@@ -132,13 +191,14 @@ class Worker:
             return {}
         if workload == "query":
             return {"unfit": "PyG's loaders are compared in training only"}
-        part = self.train
+        part, start = self.train, time.perf_counter()
+        took = self.table_s
 
-        def step(graph, x, rows, y):
+        def step(graph, x, rows, y, weight=None):
             self.model.train()
             self.optimizer.zero_grad(set_to_none=True)
             logits = self.model([graph] * depth, x)[rows]
-            loss(logits, y, self.spec["multi"]).backward()
+            loss(logits, y, self.spec["multi"], weight).backward()
             if self.clip is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
             self.optimizer.step()
@@ -148,6 +208,19 @@ class Worker:
 
             def epoch():
                 yield whole
+
+            if part is self.whole and self.spec["kind"] == "egc":
+                for conv in self.model.convs:  # one graph: its norm is made once
+                    conv.cached = True
+        elif training["loader"] == "rows":
+            shuffled = DataLoader(part["seeds"], training["batch_size"], shuffle=True)
+
+            def epoch():
+                for rows in shuffled:
+                    yield None, part["x"][rows], slice(None), part["y"][rows]
+        elif training["loader"] == "saint":
+            epoch = self.walks(part, training)
+            took = time.perf_counter() - start
         else:
             # PyG counts fan-outs from the seeds outwards
             fanouts = training["fanouts"][::-1]
@@ -173,7 +246,7 @@ class Worker:
             stream = forever()
             self.work = (lambda: [step(*b) for b in epoch()]) if workload == "epoch" else (
                 lambda: step(*next(stream)))  # fmt: skip
-        return {}
+        return {"prepare_s": took}
 
     def infer(self):
         """The whole graph, evaluating."""

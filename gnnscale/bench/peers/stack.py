@@ -1,14 +1,16 @@
-"""A stack of a peer's convolutions, in the order in which gnnscale's models are stacked.
+"""What the peers' models have in common: stacks of convolutions as gnnscale's are, and SIGN.
 
 Imports torch only: PyG's environment runs this file without gnnscale.
 """
 
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
 ACTS = {"relu": F.relu, "elu": F.elu, "gelu": F.gelu, "leaky_relu": F.leaky_relu}
+MODULES = {"relu": nn.ReLU, "elu": nn.ELU, "gelu": nn.GELU, "prelu": nn.PReLU, "none": nn.Identity}
 NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": lambda d: nn.Identity()}
 
 
@@ -60,11 +62,40 @@ class Stack(nn.Module):
         return self.head(h) if self.stem else h
 
 
-def loss(logits, y, multi):
-    """The supervised loss."""
+class Sign(nn.Module):
+    """Linear maps of the powers of a table, side by side, an activation, drop, a linear map.
+
+    Args:
+        spec: features, classes, hidden, powers, dropout, input_dropout, act.
+    """
+
+    def __init__(self, spec):
+        super().__init__()
+        self.spec, self.convs = spec, ()
+        self.parts = nn.ModuleList(
+            nn.Linear(spec["features"], spec["hidden"]) for _ in range(spec["powers"] + 1)
+        )
+        self.act = MODULES[spec["act"] or "prelu"]()
+        self.head = nn.Linear(len(self.parts) * spec["hidden"], spec["classes"])
+
+    def forward(self, graphs, x):
+        """Logits of rows of the table, x [n, powers + 1, features]; no graph is read."""
+        first, later = self.spec["input_dropout"], self.spec["dropout"]
+        parts = [
+            part(F.dropout(x[:, k], first, self.training) if first else x[:, k])
+            for k, part in enumerate(self.parts)
+        ]
+        h = self.act(torch.cat(parts, 1))
+        return self.head(F.dropout(h, later, self.training) if later else h)
+
+
+def loss(logits, y, multi, weight=None):
+    """The supervised loss: the mean over rows, or their sum by weights."""
     if multi:
-        return F.binary_cross_entropy_with_logits(logits, y, reduction="none").sum(-1).mean()
-    return F.cross_entropy(logits, y)
+        each = F.binary_cross_entropy_with_logits(logits, y, reduction="none").sum(-1)
+    else:
+        each = F.cross_entropy(logits, y, reduction="none")
+    return each.mean() if weight is None else (each * weight).sum()
 
 
 def gin_mlp(d_in, width, d_out, norm):

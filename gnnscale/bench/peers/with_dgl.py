@@ -1,14 +1,16 @@
 """The same model from ``dgl.nn``, fed by DGL's own loaders, in this process."""
 
+import time
 from collections.abc import Callable, Iterator
 from itertools import cycle, islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from gnnscale.bench.peers import training
-from gnnscale.bench.peers.stack import Stack, gin_mlp, loss
+from gnnscale.bench.peers.stack import Sign, Stack, gin_mlp, loss
 from gnnscale.bench.request import Laps, Local
 from gnnscale.bench.settings import Bench
 from gnnscale.bench.subject import Subject
@@ -58,13 +60,18 @@ def _call(kind: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
 
 
 class DglPeer:
-    """DGL's layers on the graph of ``subject``, its self-loops added where the model has them."""
+    """DGL's layers on the graph of ``subject``, its self-loops added where the model has them.
+
+    prepare_s: seconds that the table of powers took, for SIGN.
+    """
 
     def __init__(self, subject: Subject, spec: dict[str, Any], settings: Bench):
         self.label, self.subject, self.spec, self.settings = "dgl", subject, spec, settings
         self.notes: list[str] = []
+        self.prepare_s = 0.0
         run = subject.run
         make = convolution(spec)
+        self.tabled = spec["kind"] == "sign"
 
         def marked(d_in: int, d_out: int, last: bool) -> nn.Module:
             conv = make(d_in, d_out, last)
@@ -72,13 +79,19 @@ class DglPeer:
                 conv.averaged = last  # type: ignore[assignment]
             return conv
 
-        self.model = Stack(spec, marked, _call(spec["kind"]), _own)
+        self.model: nn.Module = (
+            Sign(spec) if self.tabled else Stack(spec, marked, _call(spec["kind"]), _own)
+        )
         self.x = dense(run.data.x)
         if self.x is not run.data.x:
             self.notes.append("features are dense here: the peer's layers take no sparse rows")
         self.graph = self._graph(run.data)
         self.train_graph = self.graph if run.train_data is run.data else self._graph(run.train_data)
         self.train_x = self.x if run.train_data is run.data else dense(run.train_data.x)
+        if self.tabled:
+            self.x = self._table(self.graph, self.x)
+            same = self.train_graph is self.graph
+            self.train_x = self.x if same else self._table(self.train_graph, self.train_x)
         self.about = {
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "versions": {"dgl": versions()["dgl"], "torch": versions()["torch"]},
@@ -88,10 +101,20 @@ class DglPeer:
     def _graph(self, data: Any) -> Any:
         src, dst = data.graph.indices.long(), data.graph.dst.long()
         made = dgl.graph((src, dst), num_nodes=data.nodes)
-        if self.spec["kind"] in ("gcn", "gat"):
+        if self.spec["kind"] in ("gcn", "gat", "sign"):
             made = dgl.add_self_loop(made)
         made.create_formats_()
         return made
+
+    def _table(self, graph: Any, x: Tensor) -> Tensor:
+        """X, S X, S^2 X, .. by DGL's transform. [n, F] -> [n, powers + 1, F]."""
+        start, powers = time.perf_counter(), self.spec["powers"]
+        with graph.local_scope():
+            graph.ndata["feat"] = x
+            made = dgl.SIGNDiffusion(powers, diffuse_op="gcn")(graph).ndata
+            table = torch.stack([x, *(made[f"out_feat_{k}"] for k in range(1, powers + 1))], 1)
+        self.prepare_s = time.perf_counter() - start  # the last one is the training graph's
+        return table
 
     def processes(self) -> list[int]:
         """None."""
@@ -107,13 +130,18 @@ class DglPeer:
         """What its model says of the whole graph, evaluating. Shapes: [nodes, classes]."""
         self.model.eval()
         with torch.no_grad():
-            return self.model([self.graph] * len(self.model.convs), self.x)
+            return self.model([self.graph] * self.depth, self.x)
+
+    @property
+    def depth(self) -> int:
+        """Convolutions."""
+        return len(self.model.convs)  # type: ignore[arg-type]
 
     # -- requests -------------------------------------------------------------------------------
 
     def request(self, workload: Workload, scope: str) -> Local:
         """Its request for a workload. Raises Unfit if there is none."""
-        depth = len(self.model.convs)
+        depth = self.depth
         before = self.subject.run.hardware.apply
         device = self.subject.run.device
         if workload.name == "full":
@@ -134,7 +162,7 @@ class DglPeer:
 
     def _query(self, workload: Query, scope: str, depth: int) -> Callable[[Laps], None]:
         sampler = dgl.dataloading.MultiLayerFullNeighborSampler(max(depth, 1))
-        mlp = self.spec["kind"] == "mlp"
+        mlp = self.spec["kind"] == "mlp" or self.tabled
         count = LISTED if scope == "end2end" else PREPARED
         lists = asked(self.subject.run.data, workload.batch, workload.seed, count)
 
@@ -195,6 +223,12 @@ class DglPeer:
 
             def epoch() -> Iterator[tuple]:
                 yield whole
+        elif how["loader"] == "rows":
+            shuffled: Any = DataLoader(seeds, how["batch_size"], shuffle=True)  # type: ignore
+
+            def epoch() -> Iterator[tuple]:
+                for rows in shuffled:
+                    yield [], self.train_x[rows], None, y[rows]
         else:
             if self.spec["kind"] == "mlp":
                 raise Unfit("an MLP reads no neighbours; DGL's loader draws some")

@@ -31,6 +31,7 @@ class PygPeer:
 
     def __init__(self, subject: Subject, spec: dict[str, Any], settings: Bench, scratch: Path):
         self.label, self.subject, self.scratch = "pyg", subject, scratch
+        self.prepare_s = 0.0
         self.notes: list[str] = []
         python = settings.pyg_python or os.environ.get(VARIABLE)
         if not python:
@@ -109,7 +110,7 @@ class PygPeer:
             words |= {"workload": "query", "asked": str(path)}
         elif workload.name != "full":
             words["training"] = dict(training("pyg", self.subject))
-        self.ask(**words)
+        self.prepare_s = self.ask(**words).get("prepare_s", 0.0)
         return Remote(self)
 
     def logits(self) -> Tensor:
