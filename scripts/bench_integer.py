@@ -167,8 +167,8 @@ def spent_rows(name: str, model: str, place: Path, passes: int = 9) -> list[list
 
     watched = [(coded, "_sums", "sums"), (coded, "_extremes", "sums"), (coded, "_weighted", "sums"),
                (coded, "_sparse_product", "products"), (torch, "_int_mm", "products"),
-               (coded.Product, "_by_floats", "products"), (ops._Total, "apply", "sums"),
-               (ops._WeightedTotal, "apply", "sums"), (ops._Extreme, "apply", "sums"),
+               (coded.Product, "_by_floats", "products"), (ops, "operator", "sums"),
+               (ops, "total", "sums"), (ops, "extreme", "sums"),
                (torch.Tensor, "__matmul__", "products"), (SparseRows, "__matmul__", "products"),
                (torch.nn.functional, "linear", "products")]  # fmt: skip
     rows = []

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -222,9 +223,16 @@ class Hop:
         z = z if self.dst is None else z * self.dst.unsqueeze(1)
         if self.diag is None:
             return z
-        src = self.src[: len(z)]
+        return torch.addcmul(z, scaled[: len(z)], self._diagonal)
+
+    @cached_property
+    def _diagonal(self) -> Tensor:
+        """What ``diag`` is of rows that have their factor already, [n_dst, 1]."""
+        assert self.src is not None
+        assert self.diag is not None
+        src = self.src[: self.graph.n_dst]
         own = torch.where(src != 0, self.diag / torch.where(src != 0, src, 1), 0)
-        return torch.addcmul(z, scaled[: len(z)], own.unsqueeze(1))
+        return own.unsqueeze(1)
 
     def entries(self, dtype: torch.dtype) -> Tensor:
         """The operator's entry of every edge, dst_i * weight_ij * src_j, [E]."""

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gnnscale.core import ops
-from gnnscale.core.ops import coded
+from gnnscale.core.ops import coded, int_product
 from gnnscale.core.ops.adjacency import Adjacency
 from gnnscale.core.ops.coded import Coded, Codes
 from gnnscale.core.ops.codes import Grid, fake
@@ -46,9 +46,16 @@ def grid(scale=2.0**-3, zero=37, last=255):
     return Grid(torch.tensor(scale), torch.tensor(float(zero)), 0, last)
 
 
-@pytest.fixture(params=["int_mm", "floats"])
+@pytest.fixture(params=["torch", "own"])
 def product(request, monkeypatch):
-    monkeypatch.setattr(coded, "fast_int_mm", lambda: request.param == "int_mm")
+    monkeypatch.setattr(int_product, "torch_is_faster", lambda: request.param == "torch")
+
+
+def accumulated(source):
+    """All integers of a product or sum, of the columns that it has."""
+    width = source.shape[1]
+    parts = [block[:, :width].long() for _, block in source.blocks()]
+    return torch.cat([*parts, torch.zeros(0, width, dtype=torch.long)])
 
 
 # -- accumulators ------------------------------------------------------------------------------
@@ -63,14 +70,12 @@ def test_products_are_those_of_64_bits(product, size, zero, channels):
     x = codes(n, k, zero=zero, high=100)
     w = codes(k, d, channels=channels)
     want = whole(x) @ whole(w)
-    got = torch.cat([b for _, b in coded.Product(x, w).blocks()] or [torch.zeros(0, d)])
-    assert torch.equal(got.long(), want)
+    assert torch.equal(accumulated(coded.Product(x, w)), want)
 
 
 def test_products_with_affine_weights_are_those_of_64_bits(product):
     x, w = codes(300, 600, zero=-128), codes(600, 20, zero=-100, channels=True)
-    got = torch.cat([b for _, b in coded.Product(x, w).blocks()])
-    assert torch.equal(got.long(), whole(x) @ whole(w))
+    assert torch.equal(accumulated(coded.Product(x, w)), whole(x) @ whole(w))
 
 
 @pytest.mark.parametrize("width", [1, 3, 16, 40, 64, 120])
@@ -81,8 +86,7 @@ def test_sums_are_those_of_64_bits(width, zero):
     x = codes(50, width, zero=zero)
     for adj in (graph, hub, random_graph(50, 0)):
         want = torch.zeros(50, width).long().index_add_(0, adj.dst.long(), whole(x)[adj.indices])
-        got = torch.cat([b[:, :width].clone() for _, b in coded.Sum(adj, x).blocks()])
-        assert torch.equal(got.long(), want)
+        assert torch.equal(accumulated(coded.Sum(adj, x)), want)
 
 
 def test_sums_of_the_largest_codes_do_not_overflow():
@@ -117,17 +121,18 @@ def test_heads_are_the_values_elsewhere():
     assert torch.equal(Coded(x).view(-1), want.flatten())
 
 
+@pytest.mark.parametrize("width", [9, 64, 100, 144])
 @pytest.mark.parametrize("zero_w", [0, -77])
-def test_sparse_products_are_those_of_64_bits(zero_w):
+def test_sparse_products_are_those_of_64_bits(zero_w, width):
     x = torch.randn(90, 50, generator=DRAW.manual_seed(1)) * (
         torch.rand(90, 50, generator=DRAW) < 0.2
     )
-    rows, w = SparseRows.from_dense(x), codes(50, 9, zero=zero_w)
+    rows, w = SparseRows.from_dense(x), codes(50, width, zero=zero_w)
     values = torch.randint(-255, 256, rows.values.shape, generator=DRAW).to(torch.int16)
     sparse = coded.SparseCodes(rows.rows, values, torch.tensor(0.5), SparseRows)
-    got = torch.cat([b for _, b in coded.Product(sparse, w).blocks()])
+    got = accumulated(coded.Product(sparse, w))
     dense = SparseRows.of(rows.rows, values.double()).dense().long()
-    assert torch.equal(got.long(), dense @ whole(w))
+    assert torch.equal(got, dense @ whole(w))
     part = sparse[torch.tensor([3, 80, 3])] @ Coded(w)
     want = (dense @ whole(w)).float()[[3, 80, 3]] * 0.5 * w.scale
     assert torch.equal(part.values(), want)
@@ -226,3 +231,66 @@ def test_zero_stays_zero():
     x = Codes(torch.full((4, 3), 7, dtype=torch.int8), torch.tensor(0.3), torch.tensor(7.0))
     assert Coded(x).values().eq(0).all()
     assert Coded.of(torch.zeros(4, 3)).encode(grid(0.3, 11)).values().eq(0).all()
+
+
+# -- codes of codes, and two parts that are added --------------------------------------------------
+
+
+def chain(x, bias, norm, ask):
+    """Four sites in a row; ``ask`` meets what is between."""
+    y = ask(x.encode(grid(0.03, 100)) + bias)
+    y = ask(y.encode(grid(0.02, 90)).relu().encode(grid(0.07, 11, last=15)))
+    return norm(y).encode(grid(0.05, 60))
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_codes_of_codes_are_looked_up_and_the_same(asked, monkeypatch):
+    x, bias = codes(300, 20, zero=5, scale=0.011), torch.randn(20, generator=DRAW.manual_seed(1))
+    norm = nn.BatchNorm1d(20).eval()
+    norm.running_mean.uniform_(-1, 1)
+
+    def ask(y):
+        if asked:
+            assert y.values().shape == (300, 20)
+        return y
+
+    with torch.no_grad():
+        want = chain(Coded(x), bias, norm, ask)
+        monkeypatch.setattr(coded, "MANY", 0)
+        got = chain(Coded(x), bias, norm, ask)
+    assert not isinstance(want.source, coded.Mapped)
+    assert isinstance(got.source, coded.Mapped)
+    assert isinstance(got.source.of, coded.Mapped) == asked
+    assert not got.source.made  # nobody needs them yet
+    rows = torch.tensor([7, 7, 299, 0])
+    assert torch.equal(got[rows].plain.q, want.plain.q[rows])
+    assert not got.source.made
+    assert len(want.plain.q.unique()) > 20
+    assert torch.equal(got.plain.q, want.plain.q)
+    assert torch.equal(got.values(), want.values())
+    assert torch.equal(got[2:9].plain.q, want.plain.q[2:9])
+
+
+def test_codes_that_depend_on_their_row_are_not_looked_up(monkeypatch):
+    monkeypatch.setattr(coded, "MANY", 0)
+    x, row = Coded(codes(30, 8)), torch.rand(30, 1)
+    wide = Coded(codes(30, 8, channels=True))  # a scale per column: weights
+    for y in (x * row, x / (row + 1), x + torch.randn(30, 8), wide):
+        assert not isinstance(y.encode(grid()).source, coded.Mapped)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_two_parts_that_are_added_stay_codes(biased):
+    x, w = codes(60, 12, zero=5), codes(12, 10, channels=True)
+    other, bias = codes(60, 10, zero=-3, scale=0.3), torch.randn(10, generator=DRAW.manual_seed(4))
+    row = torch.rand(60, 1, generator=DRAW)
+    mine, theirs = Coded(other), real(other)
+    mine, theirs = (mine + bias, theirs + bias) if biased else (mine, theirs)
+    got, want = Coded(x) @ Coded(w) + mine, real(x) @ real(w) + theirs
+    assert [kind for kind, _ in got.steps] == [coded.JOIN]
+    assert mine._values is None  # nothing was made float32
+    assert torch.equal(got.values(), want)
+    assert torch.equal((got * row)[10:20].values(), (want * row)[10:20])
+    assert torch.equal((got + mine).values(), want + theirs)  # a second one is added as values
+    third = Coded(other).relu()
+    assert torch.equal((Coded(x) @ Coded(w) + third).values(), real(x) @ real(w) + third.values())

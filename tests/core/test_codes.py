@@ -2,10 +2,11 @@
 
 import warnings
 
+import numba
 import pytest
 import torch
 
-from gnnscale.core.ops.codes import Grid, decode, encode, fake
+from gnnscale.core.ops.codes import Grid, decode, encode, fake, rectified
 
 
 def grid(scale, zero, first=0, last=255, dtype=torch.float32):
@@ -99,3 +100,18 @@ def test_gradient_is_of_the_codes_that_are_not_cut_off():
 def test_the_threads_number_changes_nothing(threads):
     x = hard(0.1)
     assert torch.equal(*threads(lambda: encode(x, grid(0.1, 37))))
+
+
+@numba.njit
+def _rectify(v):
+    for i in range(len(v)):
+        v[i] = rectified(v[i])
+
+
+def test_rectified_is_relu():
+    given = torch.tensor(
+        [-3.5, -0.0, 0.0, 1e-45, -1e-45, 2.5, torch.inf, -torch.inf, torch.nan] * 5
+    )
+    want, found = given.relu(), given.clone().numpy()
+    _rectify(found)
+    torch.testing.assert_close(torch.from_numpy(found), want, rtol=0, atol=0, equal_nan=True)

@@ -7,9 +7,8 @@ results are those of fake quantization: the same numbers in the same order of op
 float32 holds the sums exactly (below 2^24) and scales are powers of two, bit for bit.
 """
 
-import time
 from collections.abc import Callable, Iterator
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numba
@@ -19,20 +18,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gnnscale.core.compiled import compiled
+from gnnscale.core.ops import int_product
 from gnnscale.core.ops.adjacency import Adjacency
-from gnnscale.core.ops.codes import Grid, fma
+from gnnscale.core.ops.codes import Grid, fma, rectified
 from gnnscale.core.ops.lanes import AHEAD, LINE, adder, fetch
 
 ROWS = 2048
 """Of integers that are made and used up at once, so that they stay in the cache."""
 LANES = 16
 """Codes that are added up at once."""
-EXACT = 1 << 24
-"""Whole numbers below it are floats in every order of summation."""
-SCALE, SHIFT, TIMES, OVER, RELU, OWN, ADD = range(7)
-"""Steps: v * column, v + column, v * row, v / row, max(v, 0), v + own row r, v + extra."""
+MANY = 2048
+"""Rows from which codes of codes are looked up: a table of all codes is as much work as 256."""
+SCALE, SHIFT, TIMES, OVER, RELU, OWN, ADD, JOIN = range(8)
+"""Steps: v * column, v + column, v * row, v / row, max(v, 0), v + own row r, v + extra, v + (own +
+column); own: values of other codes."""
 
 _add_16, _add_32, _add_64 = adder(16), adder(32), adder(64)
+_times_16, _times_32, _times_64 = adder(16, True), adder(32, True), adder(64, True)
 
 
 @compiled(parallel=True)
@@ -69,11 +71,15 @@ def _finish(
                         v[c] /= r
                 elif kind == RELU:
                     for c in range(width):
-                        v[c] = max(v[c], np.float32(0))
+                        v[c] = rectified(v[c])
                 elif kind == OWN:
                     r, mine = rows[s, at], own[at]
                     for c in range(width):
                         v[c] = fma((np.float32(mine[c]) - own_zero) * own_scale, r, v[c])
+                elif kind == JOIN:
+                    column, mine = columns[s], own[at]
+                    for c in range(width):
+                        v[c] += (np.float32(mine[c]) - own_zero) * own_scale + column[c]
                 else:
                     more = extra[at]
                     for c in range(width):
@@ -94,7 +100,7 @@ def _sums(indptr, indices, q, zero, start, out):
     n, width = out.shape
     chunks = (n + 63) // 64
     for chunk in numba.prange(chunks):
-        part = np.empty(64, np.int16)
+        part, none = np.empty(64, np.int16), np.empty(0, np.int16)
         for i in range(chunk * 64, min(n, chunk * 64 + 64)):
             put, e, end = out[i], indptr[start + i], indptr[start + i + 1]
             put[:] = -zero * (end - e)
@@ -105,13 +111,13 @@ def _sums(indptr, indices, q, zero, start, out):
                     left = width - column
                     if left >= 64:
                         lanes = 64
-                        _add_64(indices, e, stop, q, column, part)
+                        _add_64(indices, e, stop, q, column, none, part)
                     elif left >= 32:
                         lanes = 32
-                        _add_32(indices, e, stop, q, column, part)
+                        _add_32(indices, e, stop, q, column, none, part)
                     else:
                         lanes = 16
-                        _add_16(indices, e, stop, q, column, part)
+                        _add_16(indices, e, stop, q, column, none, part)
                     for c in range(lanes):
                         put[column + c] += part[c]
                     column += lanes
@@ -162,17 +168,35 @@ def _extremes(indptr, indices, q, sign, empty, out):
 
 @compiled(parallel=True)
 def _sparse_product(indptr, indices, values, w, start, out):
-    """out_i = sum over entries of row start + i of value_e w[column_e], in 32 bits."""
+    """out_i = sum over entries of row start + i of value_e w[column_e]; a multiple of 16 wide."""
     n, width = out.shape
     chunks = (n + 15) // 16
     for chunk in numba.prange(chunks):
         for i in range(chunk * 16, min(n, chunk * 16 + 16)):
-            put = out[i]
-            put[:] = 0
-            for e in range(indptr[start + i], indptr[start + i + 1]):
-                value, row = np.int32(values[e]), w[indices[e]]
-                for c in range(width):
-                    put[c] += value * np.int32(row[c])
+            e, end, column = indptr[start + i], indptr[start + i + 1], 0
+            while column < width:
+                put, left = out[i, column:], width - column
+                if left >= 64:
+                    _times_64(indices, e, end, w, column, values, put)
+                    column += 64
+                elif left >= 32:
+                    _times_32(indices, e, end, w, column, values, put)
+                    column += 32
+                else:
+                    _times_16(indices, e, end, w, column, values, put)
+                    column += 16
+
+
+@compiled(parallel=True)
+def _look_up(q, table, out):
+    """out_ic = table[q_ic, c]. q [n, D] uint8, table [256, D]."""
+    n, width = q.shape
+    chunks = (n + 63) // 64
+    for chunk in numba.prange(chunks):
+        for i in range(chunk * 64, min(n, chunk * 64 + 64)):
+            given, put = q[i], out[i]
+            for c in range(width):
+                put[c] = table[given[c], c]
 
 
 class Codes:
@@ -183,6 +207,16 @@ class Codes:
 
     def __init__(self, q: Tensor, scale: Tensor, zero: Tensor, axis: int = 1):
         self.q, self.scale, self.zero, self.axis = q, scale, zero, axis
+
+    @property
+    def in_bytes(self) -> bool:
+        """Whether they are integers."""
+        return self.q.dtype == torch.int8
+
+    @property
+    def narrow(self) -> bool:
+        """Whether they are integers with one scale."""
+        return self.in_bytes and not self.scale.dim()
 
     @property
     def shape(self) -> torch.Size:
@@ -214,13 +248,64 @@ class Codes:
         return self.q.contiguous(), self.q.sum(0, dtype=torch.int32)
 
     @cached_property
-    def reach(self) -> int:
-        """The largest |q - zero|."""
-        return int(self.centred.abs().max()) if self.q.numel() else 0
+    def table(self) -> np.ndarray:
+        """q - zero in as few bits as hold it, whole vectors wide: of weights, made once."""
+        rows = self.centred.to(torch.int16) if self.zero.any() else self.q
+        return F.pad(rows, (0, -rows.shape[1] % LANES)).contiguous().numpy()
+
+    @cached_property
+    def pairs(self) -> np.ndarray:
+        """q - zero as ``int_product`` reads it: of weights, made once."""
+        return int_product.paired(self.centred.to(torch.int16).numpy())
+
+    def all_codes(self) -> "Codes":
+        """Every code there is in every column, by its last 8 bits: [256, D]."""
+        q = torch.arange(256, dtype=torch.uint8).view(torch.int8)
+        return Codes(q.unsqueeze(1).expand(256, self.shape[1]), self.scale, self.zero)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
         """All rows at once: (first row, integers)."""
         yield 0, self.q
+
+
+class Mapped(Codes):
+    """Codes [n, D] that are, column by column, functions of other codes; looked up when asked for.
+
+    of: the others. images: [256, D] int8, by their last 8 bits.
+    """
+
+    of: Codes
+    images: np.ndarray
+    in_bytes = True
+
+    def __init__(self, of: Codes, images: np.ndarray, scale: Tensor, zero: Tensor):
+        if isinstance(of, Mapped) and not of.made:  # nobody asked for those between
+            between = of.images.view(np.uint8).astype(np.int64)
+            of, images = of.of, np.take_along_axis(images, between, 0)
+        self.of, self.images = of, images
+        self.scale, self.zero, self.axis = scale, zero, 1
+
+    @property
+    def made(self) -> bool:
+        """Whether they have been looked up."""
+        return "q" in vars(self)
+
+    @cached_property
+    def q(self) -> Tensor:  # type: ignore[override]
+        """The codes."""
+        out = torch.empty(self.shape, dtype=torch.int8)
+        given = self.of.q.contiguous().numpy().view(np.uint8)
+        _look_up(given, self.images, out.numpy())
+        return out
+
+    @property
+    def shape(self) -> torch.Size:
+        """[n, D]."""
+        return self.of.shape
+
+    def __getitem__(self, rows: Any) -> Codes:
+        return super().__getitem__(rows) if self.made else Mapped(
+            self.of[rows], self.images, self.scale, self.zero)  # fmt: skip
 
 
 class Product:
@@ -239,29 +324,22 @@ class Product:
         return Product(self.x[rows], self.w)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """(first row, integers), of type int32, or float32 where those are exact."""
+        """(first row, int32), possibly in the place of the one before."""
         if isinstance(self.x, SparseCodes):
             yield from self.x.times(self.w)
             return
-        q, zero = self.x.q, int(self.x.zero)
-        native = fast_int_mm() and not self.w.zero.any()
+        q, zero = self.x.q.contiguous(), int(self.x.zero)
+        if int_product.torch_is_faster() and not self.w.zero.any():
+            w, sums = self.w.packed
+            for at in range(0, len(q), ROWS):
+                yield at, torch._int_mm(q[at : at + ROWS], w).sub_(sums, alpha=zero)
+            return
+        pairs = self.w.pairs
+        room = torch.empty(min(len(q), ROWS), pairs.shape[1], dtype=torch.int32)
         for at in range(0, len(q), ROWS):
-            part = q[at : at + ROWS]
-            if native:
-                w, sums = self.w.packed
-                yield at, torch._int_mm(part.contiguous(), w).sub_(sums, alpha=zero)
-            else:
-                yield at, self._by_floats(part.float().sub_(zero))
-
-    def _by_floats(self, x: Tensor) -> Tensor:
-        w = self.w.centred
-        step = max(1, (EXACT - 1) // (255 * max(self.w.reach, 1)))
-        if len(w) <= step:
-            return x @ w
-        total = torch.zeros(len(x), w.shape[1], dtype=torch.int32)
-        for k in range(0, len(w), step):
-            total += (x[:, k : k + step] @ w[k : k + step]).int()
-        return total
+            out = room[: min(ROWS, len(q) - at)]
+            int_product.product(q[at : at + ROWS].numpy(), zero, pairs, out.numpy())
+            yield at, out
 
 
 class Sum:
@@ -321,12 +399,13 @@ class SparseCodes:
         return self.values_().dense()
 
     def times(self, w: Codes) -> Iterator[tuple[int, Tensor]]:
-        """(first row, int32) of the product with weights whose zero is 0, or as float32."""
+        """(first row, int32) of the product, each in the place of the one before."""
         indptr, indices = self.pattern.indptr.numpy(), self.pattern.indices.numpy()
-        table = (w.packed[0] if not w.zero.any() else w.centred.to(torch.int16)).numpy()
+        values = self.values.numpy()
+        room = torch.empty(min(len(self), ROWS), w.table.shape[1], dtype=torch.int32)
         for at in range(0, len(self), ROWS):
-            out = torch.empty(min(ROWS, len(self) - at), w.shape[1], dtype=torch.int32)
-            _sparse_product(indptr, indices, self.values.numpy(), table, at, out.numpy())
+            out = room[: min(ROWS, len(self) - at)]
+            _sparse_product(indptr, indices, values, w.table, at, out.numpy())
             yield at, out
 
 
@@ -375,8 +454,9 @@ class Coded:
     @property
     def plain(self) -> Codes | None:
         """The codes, if there is nothing else: no float values, no steps."""
-        codes = isinstance(self.source, Codes) and self.source.q.dtype == torch.int8
-        return self.source if codes and not self.steps else None  # type: ignore[return-value]
+        source = self.source
+        codes = isinstance(source, Codes) and source.in_bytes
+        return source if codes and not self.steps else None  # type: ignore[return-value]
 
     @property
     def T(self) -> Any:
@@ -439,7 +519,12 @@ class Coded:
         how, operand = self._operand(other)
         if how == "column":
             return self.then(SHIFT, operand)
-        if how == "all" and all(kind != ADD for kind, _ in self.steps):
+        known = {kind for kind, _ in self.steps}
+        if how == "all" and isinstance(operand, Coded) and not known & {OWN, JOIN}:
+            shift = operand._shift()
+            if shift is not None:
+                return self.then(JOIN, (operand.source, shift))
+        if how == "all" and ADD not in known:
             return self.then(ADD, operand.values() if isinstance(operand, Coded) else operand)
         return self.values() + _plain(other)
 
@@ -479,6 +564,8 @@ class Coded:
                 operand = operand[rows]
             elif kind == OWN:
                 operand = (operand[0][rows], operand[1][rows])
+            elif kind == JOIN:
+                operand = (operand[0][rows], operand[1])
             steps.append((kind, operand))
         return Coded(self.source[rows], tuple(steps))
 
@@ -504,9 +591,29 @@ class Coded:
     def encode(self, grid: Grid) -> "Coded":
         """The codes of the values, in 8 bits. grid: one scale for all."""
         offset = 128 if grid.last > 127 else 0
+        zero = grid.zero - offset
+        alike = all(kind in (SCALE, SHIFT, RELU) for kind, _ in self.steps)
+        if self.narrow and alike and len(self) >= MANY:
+            every = Coded(self.source.all_codes(), self.steps)  # type: ignore[union-attr]
+            images = every._encoded(grid, offset).numpy()
+            return Coded(Mapped(self.source, images, grid.scale, zero))  # type: ignore[arg-type]
+        return Coded(Codes(self._encoded(grid, offset), grid.scale, zero))
+
+    @property
+    def narrow(self) -> bool:
+        """Whether what the steps are taken from is codes of 8 bits with one scale."""
+        return isinstance(self.source, Codes) and self.source.narrow
+
+    def _shift(self) -> Tensor | None:
+        """What is added to each column of codes, [D]; None if anything else is done to them."""
+        if not self.narrow or [kind for kind, _ in self.steps] not in ([], [SHIFT]):
+            return None
+        return self.steps[0][1] if self.steps else torch.zeros(self.shape[1])
+
+    def _encoded(self, grid: Grid, offset: int) -> Tensor:
         out = torch.empty(self.shape, dtype=torch.int8)
         self._run(out, grid, offset)
-        return Coded(Codes(out, grid.scale, grid.zero - offset))
+        return out
 
     def values(self) -> Tensor:
         """The float32 matrix."""
@@ -531,6 +638,9 @@ class Coded:
         for s, (kind, operand) in enumerate(self.steps):
             if kind in (SCALE, SHIFT):
                 columns[s] = operand.numpy()
+            elif kind == JOIN:
+                codes, columns[s] = operand[0], operand[1].numpy()
+                own, own_scale, own_zero = codes.q.numpy(), float(codes.scale), float(codes.zero)
             elif kind in (TIMES, OVER):
                 rows[s] = operand.numpy()
             elif kind == OWN:
@@ -667,24 +777,3 @@ HANDLED: dict[Any, Callable[..., Any]] = {
     torch.Tensor.mul: lambda a, b: b * a if isinstance(b, Coded) else NotImplemented,
     torch.mul: lambda a, b: a * b if isinstance(a, Coded) else b * a,
 }
-
-
-@cache
-def fast_int_mm() -> bool:
-    """Whether torch's integer product beats a float32 product of the same numbers here.
-
-    It does with VNNI or AMX; without them it is twenty times slower. Both are exact.
-    """
-    x, w = torch.ones(512, 256, dtype=torch.int8), torch.ones(256, 64, dtype=torch.int8)
-    y, v = x.float(), w.float()
-
-    def seconds(run: Callable[[], Any]) -> float:
-        run()
-        times = []
-        for _ in range(5):
-            begin = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - begin)
-        return min(times)
-
-    return seconds(lambda: torch._int_mm(x, w)) < seconds(lambda: y @ v)

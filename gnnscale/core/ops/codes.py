@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 import torch
+from llvmlite import ir
 from numba.extending import intrinsic
 from torch import Tensor
 
@@ -29,6 +30,25 @@ def fma(typing_context, x, y, z):
         return builder.fma(*args)
 
     return signature, generate
+
+
+@intrinsic
+def rectified(typing_context, x):
+    """max(x, 0) + 0, NaN where x is NaN.
+
+    Without the last 0 a loop that puts it back where x was becomes one of masked stores, which
+    takes three times as long (AMD, measured).
+    """
+
+    def generate(context, builder, signature, args):
+        (value,) = args
+        kind = value.type
+        maximum = builder.module.declare_intrinsic(
+            "llvm.maximum", [kind], ir.FunctionType(kind, [kind, kind])
+        )
+        return builder.fadd(builder.call(maximum, [value, kind(0.0)]), kind(0.0))
+
+    return x(x), generate
 
 
 class Grid(NamedTuple):

@@ -55,30 +55,36 @@ def widened(typing_context, value):
     return types.float32(types.int16), generate
 
 
-def adder(lanes: int) -> Callable[..., Any]:
-    """A compiled function of (indices, begin, end, q, column, out), for compiled loops alone.
+def adder(lanes: int, scaled: bool = False) -> Callable[..., Any]:
+    """A compiled function of (indices, begin, end, q, column, scale, out), for compiled loops.
 
     out[:lanes] = sum over begin <= e < end of q[indices[e], column : column + lanes], in 16 bits:
-    at most 256 rows. Nothing checks that columns and rows exist.
+    at most 256 rows. ``scaled``: each times scale[e], in 32 bits, which is not read otherwise.
+    Nothing checks that columns and rows exist.
 
-    Shapes: indices [E] int32, q [n, D] int8 with its columns side by side, out [lanes] int16.
+    Shapes: indices [E] int32, q [n, D] int8 or int16 with its columns side by side, scale [E]
+    int16, out [lanes] int16, ``scaled`` int32.
     """
+    sums, bytes_ = (WORD, 4) if scaled else (HALF, 2)
 
     @intrinsic
-    def add(typing_context, indices, begin, end, q, column, out):
+    def add(typing_context, indices, begin, end, q, column, scale, out):
         def generate(context, builder, signature, args):
             def pointer(k: int, to: ir.Type) -> Any:
                 array = context.make_array(signature.args[k])(context, builder, args[k])
                 return array, builder.bitcast(array.data, to.as_pointer())
 
-            (_, rows), (table, codes), (_, put) = (
+            (_, rows), (table, codes), (_, factors), (_, put) = (
                 pointer(0, WORD),
                 pointer(3, BYTE),
-                pointer(5, BYTE),
+                pointer(5, HALF),
+                pointer(6, BYTE),
             )
             begin_, end_, stride = args[1], args[2], builder.extract_value(table.strides, 0)
-            codes = builder.gep(codes, [args[4]])
-            narrow, wide = ir.VectorType(BYTE, lanes), ir.VectorType(HALF, lanes)
+            code = signature.args[3].dtype
+            kind, size = context.get_value_type(code), LONG(code.bitwidth // 8)
+            codes = builder.gep(codes, [builder.mul(args[4], size)])
+            narrow, wide = ir.VectorType(kind, lanes), ir.VectorType(sums, lanes)
 
             def row(e: Any) -> Any:
                 number = builder.sext(builder.load(builder.gep(rows, [e])), LONG)
@@ -95,7 +101,11 @@ def adder(lanes: int) -> Callable[..., Any]:
             far = builder.select(builder.icmp_signed("<", far, last), far, last)
             _fetch(builder, row(far))
             given = builder.load(builder.bitcast(row(e), narrow.as_pointer()), align=1)
-            more = builder.add(total, builder.sext(given, wide))
+            term = builder.sext(given, wide)
+            if scaled:
+                by = builder.sext(builder.load(builder.gep(factors, [e]), align=2), WORD)
+                term = builder.mul(every(builder, by, wide), term)
+            more = builder.add(total, term)
             following = builder.add(e, LONG(1))
             for phi, first, then in ((e, begin_, following), (total, none, more)):
                 phi.add_incoming(first, start)
@@ -106,10 +116,11 @@ def adder(lanes: int) -> Callable[..., Any]:
             found = builder.phi(wide)
             found.add_incoming(none, start)
             found.add_incoming(more, loop)
-            builder.store(found, builder.bitcast(put, wide.as_pointer()), align=2)
+            builder.store(found, builder.bitcast(put, wide.as_pointer()), align=bytes_)
             return context.get_dummy_value()
 
-        return types.void(indices, types.int64, types.int64, q, types.int64, out), generate
+        ints = types.int64
+        return types.void(indices, ints, ints, q, ints, scale, out), generate
 
     return add
 
