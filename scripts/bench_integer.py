@@ -139,7 +139,7 @@ def stored_row(name: str, model: str, place: Path, found: dict[str, Any]) -> lis
 def spent_rows(name: str, model: str, place: Path, passes: int = 9) -> list[list[str]]:
     """Where one pass over the whole graph spends its time: the median of some passes."""
     from gnnscale.core import ops
-    from gnnscale.core.ops import coded
+    from gnnscale.core.ops import coded, int_product
     from gnnscale.core.sparse import SparseRows
     from gnnscale.graph.whole import whole_batch
 
@@ -167,7 +167,7 @@ def spent_rows(name: str, model: str, place: Path, passes: int = 9) -> list[list
 
     watched = [(coded, "_sums", "sums"), (coded, "_extremes", "sums"), (coded, "_weighted", "sums"),
                (coded, "_sparse_product", "products"), (torch, "_int_mm", "products"),
-               (coded.Product, "_by_floats", "products"), (ops, "operator", "sums"),
+               (int_product, "product", "products"), (ops, "operator", "sums"),
                (ops, "total", "sums"), (ops, "extreme", "sums"),
                (torch.Tensor, "__matmul__", "products"), (SparseRows, "__matmul__", "products"),
                (torch.nn.functional, "linear", "products")]  # fmt: skip
