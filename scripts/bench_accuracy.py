@@ -9,8 +9,8 @@ is 98 % of the best one that our GCN, seed 0, has in 50 epochs. Seconds are thos
 and, where something is prepared (partitions, pools, tables), of that; evaluations after every epoch
 are not counted, nor are loading and a first run of one epoch, which leaves compiled kernels behind.
 The others' training ends when it is there. A method that does not get there in 50 epochs is told as
-such. SEEDS=3 seeds each, ours and the others' in turn. What is in OUT is not run again. Prints
-markdown.
+such; where ours does not, the others are given 5, for the seconds of one. SEEDS=3 seeds each, ours
+and the others' in turn. What is in OUT is not run again. Prints markdown.
 """
 
 import json
@@ -31,7 +31,7 @@ from gnnscale.bench.workloads import Epoch
 from gnnscale.catalog import Catalog
 from gnnscale.core.host import dgl
 
-EPOCHS = 50
+EPOCHS, FEW = 50, 5
 SETS = {
     "coauthor_cs": ["dataset=coauthor_cs", "dataset.download=false"],
     "arxiv_2023": ["dataset=arxiv_2023", "dataset.download=false"],
@@ -79,7 +79,9 @@ def ours(gnnscale: str, folder: Path, words: list[str], seed: int) -> Curve:
     return curve
 
 
-def theirs(name: str, folder: Path, words: list[str], seed: int, wanted: float) -> Curve:
+def theirs(
+    name: str, folder: Path, words: list[str], seed: int, wanted: float, epochs: int
+) -> Curve:
     """A peer's layers and loader: DGL's in this process, PyG's in one of its own; until wanted."""
     kept = folder / f"{name}-{seed}.json"
     if kept.exists():
@@ -92,7 +94,7 @@ def theirs(name: str, folder: Path, words: list[str], seed: int, wanted: float) 
     rows = run.data.splits["valid"]
     request, curve = peer.request(Epoch(), "end2end"), []
     spent = peer.prepare_s
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         spent += request() / 1e9
         curve.append((spent, run.data.task.score(peer.logits()[rows], run.data.y[rows])))
         if curve[-1][1] >= wanted:
@@ -111,10 +113,11 @@ def told(curves: list[Curve], wanted: float) -> list[str]:
     spread = f" ± {statistics.stdev(times):.2g}" if len(times) > 1 else ""
     later = [b - a for c in curves for (a, _), (b, _) in pairwise(c)]
     each = statistics.median(later or [c[0][0] for c in curves])
+    tried = [k is not None or len(c) == EPOCHS for c, k in zip(curves, there, strict=True)]
     return [
-        f"{statistics.mean(times):.3g}{spread}" if times else "not reached",
+        f"{statistics.mean(times):.3g}{spread}" if times else "not reached" if any(tried) else "",
         f"{statistics.mean(epochs):.3g}" if epochs else "", f"{each:.3g}",
-        f"{len(times)} of {len(curves)}",
+        f"{len(times)} of {sum(tried)}",
     ]  # fmt: skip
 
 
@@ -133,10 +136,12 @@ def main() -> None:
                 chosen = [word.format(roots=ROOTS[name]) for word in words]
                 every = [*SETS[name], *chosen, *TRAINING]
                 start = time.perf_counter()
-                curves.setdefault((way, "ours"), []).append(ours(gnnscale, folder, every, seed))
-                wanted = wanted or 0.98 * max(valid for _, valid in curves[way, "ours"][0])
+                mine = ours(gnnscale, folder, every, seed)
+                curves.setdefault((way, "ours"), []).append(mine)
+                wanted = wanted or 0.98 * max(valid for _, valid in mine)
+                epochs = EPOCHS if max(valid for _, valid in mine) >= wanted else FEW
                 for peer in [p for p in PEERS if p not in LACKS.get(way, ())]:
-                    curve = theirs(peer, folder, every, seed, wanted)
+                    curve = theirs(peer, folder, every, seed, wanted, epochs)
                     curves.setdefault((way, TOLD[peer]), []).append(curve)
                 took = time.perf_counter() - start
                 print(f"{name}, {way}, seed {seed}: {took:.0f} s", file=sys.stderr, flush=True)

@@ -138,6 +138,7 @@ def stored_row(name: str, model: str, place: Path, found: dict[str, Any]) -> lis
 
 def spent_rows(name: str, model: str, place: Path, passes: int = 9) -> list[list[str]]:
     """Where one pass over the whole graph spends its time: the median of some passes."""
+    import gnnscale.core.ops.product as product
     from gnnscale.core import ops
     from gnnscale.core.ops import coded, int_product
     from gnnscale.core.sparse import SparseRows
@@ -170,6 +171,7 @@ def spent_rows(name: str, model: str, place: Path, passes: int = 9) -> list[list
                (int_product, "product", "products"), (ops, "operator", "sums"),
                (ops, "total", "sums"), (ops, "extreme", "sums"),
                (torch.Tensor, "__matmul__", "products"), (SparseRows, "__matmul__", "products"),
+               (torch, "addmm", "products"), (product, "multiply", "products"),
                (torch.nn.functional, "linear", "products")]  # fmt: skip
     rows = []
     for form in ("float", "int8"):
