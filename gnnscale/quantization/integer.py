@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gnnscale.core.errors import UsageError
 from gnnscale.core.hop import Hop
 from gnnscale.core.ops.coded import Coded, Codes, SparseCodes
-from gnnscale.core.ops.codes import Grid, encode
+from gnnscale.core.ops.codes import Grid, centred, encode
 from gnnscale.core.site import Site, sites
 from gnnscale.core.sparse import SparseRows
 from gnnscale.core.traits import Trait, traits
@@ -133,8 +133,8 @@ class IntegerActivation(nn.Module):
     def forward(self, x: Any, hop: Hop | None = None) -> Any:
         """Shapes: [n, D] -> codes [n, D]; of other shapes the values of codes."""
         if isinstance(x, SparseRows):
-            codes = encode(x.values.float(), self.grid) - self.zero
-            return SparseCodes(x.rows, codes.to(torch.int16), self.scale, SparseRows)
+            codes = centred(x.values.float(), self.grid)
+            return SparseCodes(x.rows, codes, self.scale, SparseRows)
         if isinstance(x, Coded):
             return x.encode(self.grid)
         if x.device.type != "cpu":

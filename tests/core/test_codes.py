@@ -6,7 +6,7 @@ import numba
 import pytest
 import torch
 
-from gnnscale.core.ops.codes import Grid, decode, encode, fake, rectified
+from gnnscale.core.ops.codes import Grid, centred, decode, encode, fake, rectified
 
 
 def grid(scale, zero, first=0, last=255, dtype=torch.float32):
@@ -115,3 +115,12 @@ def test_rectified_is_relu():
     want, found = given.relu(), given.clone().numpy()
     _rectify(found)
     torch.testing.assert_close(torch.from_numpy(found), want, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("zero", [0.0, 100.0, 255.0])
+def test_centred_codes_are_codes_less_the_code_of_0(zero):
+    to = grid(0.037, zero)
+    x = hard(0.037, n=1 << 12)
+    got = centred(x, to)
+    assert got.dtype == torch.int16
+    assert torch.equal(got, (encode(x, to) - zero).to(torch.int16))

@@ -38,7 +38,7 @@ def test_products_are_those_of_64_bits(size):
     w = DRAW.integers(-255, 256, (k, d)).astype(np.int16)
     pairs = int_product.paired(w)
     out = np.empty((n, pairs.shape[1]), np.int32)
-    int_product.product(q, -77, pairs, out)
+    int_product.product(q, int_product.sums(pairs) * -77, pairs, out)
     assert (out[:, :d] == (q.astype(np.int64) + 77) @ w.astype(np.int64)).all()
 
 
@@ -46,7 +46,8 @@ def test_the_largest_sums_fit_32_bits():
     k = int_product.LIMIT
     q, w = np.full((1, k), 127, np.int8), np.full((k, 1), 255, np.int16)
     out = np.empty((1, 16), np.int32)
-    int_product.product(q, -128, int_product.paired(w), out)
+    pairs = int_product.paired(w)
+    int_product.product(q, int_product.sums(pairs) * -128, pairs, out)
     assert out[0, 0] == k * 255 * 255
 
 
@@ -58,7 +59,7 @@ def test_threads_change_nothing():
         before = numba.get_num_threads()
         numba.set_num_threads(min(threads, before))
         out = np.empty((500, 32), np.int32)
-        int_product.product(q, 3, pairs, out)
+        int_product.product(q, int_product.sums(pairs) * 3, pairs, out)
         numba.set_num_threads(before)
         found.append(out)
     assert (found[0] == found[1]).all()

@@ -254,9 +254,10 @@ class Codes:
         return F.pad(rows, (0, -rows.shape[1] % LANES)).contiguous().numpy()
 
     @cached_property
-    def pairs(self) -> np.ndarray:
-        """q - zero as ``int_product`` reads it: of weights, made once."""
-        return int_product.paired(self.centred.to(torch.int16).numpy())
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """q - zero as ``int_product`` reads it, and its columns' sums: of weights, made once."""
+        pairs = int_product.paired(self.centred.to(torch.int16).numpy())
+        return pairs, int_product.sums(pairs)
 
     def all_codes(self) -> "Codes":
         """Every code there is in every column, by its last 8 bits: [256, D]."""
@@ -334,11 +335,12 @@ class Product:
             for at in range(0, len(q), ROWS):
                 yield at, torch._int_mm(q[at : at + ROWS], w).sub_(sums, alpha=zero)
             return
-        pairs = self.w.pairs
+        pairs, columns = self.w.pairs
+        less = columns * np.int32(zero)
         room = torch.empty(min(len(q), ROWS), pairs.shape[1], dtype=torch.int32)
         for at in range(0, len(q), ROWS):
             out = room[: min(ROWS, len(q) - at)]
-            int_product.product(q[at : at + ROWS].numpy(), zero, pairs, out.numpy())
+            int_product.product(q[at : at + ROWS].numpy(), less, pairs, out.numpy())
             yield at, out
 
 
@@ -358,8 +360,10 @@ class Sum:
         """(first row, int32), each in the place of the one before."""
         indptr, indices = self.graph.indptr.numpy(), self.graph.indices.numpy()
         n, width = self.shape
-        wide = -(-width // LANES) * LANES  # loops over whole vectors only
-        q, zero = F.pad(self.x.q, (0, wide - width)).contiguous().numpy(), int(self.x.zero)
+        # whole vectors, and no row that begins in one line and ends in the next
+        wide = next((w for w in (LANES, 2 * LANES) if width <= w), -(-width // LINE) * LINE)
+        rows = self.x.q if wide == width else F.pad(self.x.q, (0, wide - width))
+        q, zero = rows.contiguous().numpy(), int(self.x.zero)
         room = torch.empty(min(n, ROWS), wide, dtype=torch.int32)
         for at in range(0, n, ROWS):
             out = room[: min(ROWS, n - at)]
@@ -649,12 +653,11 @@ class Coded:
             elif kind == ADD:
                 extra = np.ascontiguousarray(operand.numpy())
         single = np.float32
-        scale = source.scale.expand(width).contiguous().numpy()
-        zero = source.zero.float().expand(width).contiguous().numpy()
+        scale, zero = _filled(source.scale, width), _filled(source.zero, width)
         code = (single(1), single(0), single(0), single(0))
         if grid is not None:
-            inverse = grid.scale.reciprocal()
-            code = (single(inverse), single(grid.zero), single(grid.first), single(grid.last))
+            inverse = single(1) / single(float(grid.scale))
+            code = (inverse, single(float(grid.zero)), single(grid.first), single(grid.last))
         for start, block in source.blocks():
             _finish(block.contiguous().numpy(), start, scale, zero, kinds, columns, rows, own,
                     single(own_scale), single(own_zero), extra, grid is not None, *code, offset,
@@ -669,6 +672,13 @@ class Coded:
         if found is not NotImplemented:
             return found
         return function(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
+
+
+def _filled(value: Tensor, width: int) -> np.ndarray:
+    """A number for each column, [width] float32."""
+    if value.dim():
+        return value.float().expand(width).contiguous().numpy()
+    return np.full(width, float(value), np.float32)
 
 
 class Heads:

@@ -65,7 +65,9 @@ class Grid(NamedTuple):
 
 @numba.njit(inline="always")
 def _stretch(given, inv, s, z, first, last, what, grad, put):
-    """Some values of one scale. what: 0 codes, 1 values, 2 grad where no code is cut off."""
+    """Some values of one scale. what: 0 codes, 1 values, 2 grad where no code is cut off, 3 codes
+    less zero.
+    """
     if what == 2:
         for i in range(len(given)):
             code = np.rint(fma(given[i], inv, z))
@@ -75,7 +77,7 @@ def _stretch(given, inv, s, z, first, last, what, grad, put):
             code = np.rint(fma(given[i], inv, z))
             # comparisons, so that NaN stays NaN
             code = first if code < first else (last if code > last else code)
-            put[i] = code if what == 0 else (code - z) * s
+            put[i] = code if what == 0 else (code - z if what == 3 else (code - z) * s)
 
 
 @compiled(parallel=True)
@@ -138,7 +140,7 @@ def _apply(x: Tensor, grid: Grid, axis: int, what: int, g: Tensor | None = None)
     if x.device.type == "cpu":
         flat = flat.contiguous()
         grad = flat if g is None else _rows(g, grid, axis)[0].contiguous()
-        out = torch.empty_like(flat)
+        out = torch.empty_like(flat, dtype=torch.int16 if what == 3 else None)
         kind = flat.numpy().dtype.type
         _walk(flat.numpy(), inverse.numpy(), scale.numpy(), zero.numpy(), kind(grid.first),
               kind(grid.last), what, grad.numpy(), out.numpy())  # fmt: skip
@@ -150,10 +152,16 @@ def _apply(x: Tensor, grid: Grid, axis: int, what: int, g: Tensor | None = None)
             out = torch.where(inside, _rows(g, grid, axis)[0], 0)
         else:
             out = code.clamp(grid.first, grid.last)
-            out = out if what == 0 else (out - zero[:, None]) * scale[:, None]
+            out = out if what == 0 else out - zero[:, None]
+            out = out.to(torch.int16) if what == 3 else out * scale[:, None] if what == 1 else out
     if grid.scale.dim() == 0:
         return out.view(shape)
     return out.view(shape).movedim(0, axis)
+
+
+def centred(x: Tensor, grid: Grid) -> Tensor:
+    """The code of every value less the code of 0, int16. grid: one scale for all."""
+    return _apply(x, grid, -1, 3)
 
 
 def encode(x: Tensor, grid: Grid, axis: int = -1) -> Tensor:

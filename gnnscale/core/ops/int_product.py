@@ -141,14 +141,18 @@ def paired(w: np.ndarray) -> np.ndarray:
     return made
 
 
-def product(q: np.ndarray, zero: int, w: np.ndarray, out: np.ndarray) -> None:
-    """out = (q - zero) w, exactly.
+def product(q: np.ndarray, less: np.ndarray, w: np.ndarray, out: np.ndarray) -> None:
+    """out = q w - less, exactly, in 32 bits: that of q - zero, if ``less`` is zero times ``sums``.
 
     Shapes: q [n, K] int8, contiguous, K at most ``LIMIT``; w [P, D', 2] of ``paired``, of numbers
-    from -255 to 255; out [n, D'] int32.
+    from -255 to 255; less [D'], out [n, D'] int32.
     """
-    less = (zero * w.sum((0, 2), dtype=np.int64)).astype(np.int32)
     _product(q, less, w, out)
+
+
+def sums(w: np.ndarray) -> np.ndarray:
+    """Of the columns of what ``paired`` gave, [D'] int32."""
+    return w.sum((0, 2), dtype=np.int32)
 
 
 @cache
@@ -156,6 +160,7 @@ def torch_is_faster() -> bool:
     """Whether ``torch._int_mm`` beats ``product`` here: with VNNI or AMX."""
     q, w = torch.ones(512, 256, dtype=torch.int8), torch.ones(256, 64, dtype=torch.int8)
     pairs, out = paired(w.numpy()), np.empty((512, 64), np.int32)
+    less = sums(pairs)
 
     def seconds(run: Callable[[], Any]) -> float:
         run()
@@ -166,4 +171,6 @@ def torch_is_faster() -> bool:
             times.append(time.perf_counter() - begin)
         return min(times)
 
-    return seconds(lambda: torch._int_mm(q, w)) < seconds(lambda: product(q.numpy(), 0, pairs, out))
+    return seconds(lambda: torch._int_mm(q, w)) < seconds(
+        lambda: product(q.numpy(), less, pairs, out)
+    )
