@@ -86,9 +86,8 @@ def _finish(
                         v[c] += more[c]
             if encodes:
                 for c in range(width):
-                    code = np.rint(fma(v[c], inverse, z))
-                    code = first if code < first else (last if code > last else code)
-                    put[c] = np.int32(code) - offset
+                    code = min(max(np.rint(fma(v[c], inverse, z)), first), last)
+                    put[c] = np.int32(code - offset)
             else:
                 for c in range(width):
                     put[c] = v[c]
@@ -660,7 +659,7 @@ class Coded:
             code = (inverse, single(float(grid.zero)), single(grid.first), single(grid.last))
         for start, block in source.blocks():
             _finish(block.contiguous().numpy(), start, scale, zero, kinds, columns, rows, own,
-                    single(own_scale), single(own_zero), extra, grid is not None, *code, offset,
+                    single(own_scale), single(own_zero), extra, grid is not None, *code, single(offset),
                     out.numpy())  # fmt: skip
 
     @classmethod
