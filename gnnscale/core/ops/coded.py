@@ -659,8 +659,8 @@ class Coded:
             code = (inverse, single(float(grid.zero)), single(grid.first), single(grid.last))
         for start, block in source.blocks():
             _finish(block.contiguous().numpy(), start, scale, zero, kinds, columns, rows, own,
-                    single(own_scale), single(own_zero), extra, grid is not None, *code, single(offset),
-                    out.numpy())  # fmt: skip
+                    single(own_scale), single(own_zero), extra, grid is not None, *code,
+                    single(offset), out.numpy())  # fmt: skip
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None):
