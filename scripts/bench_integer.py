@@ -140,7 +140,8 @@ def spent_rows(name: str, model: str, place: Path, passes: int = 9) -> list[list
     """Where one pass over the whole graph spends its time: the median of some passes."""
     import gnnscale.core.ops.product as product
     from gnnscale.core import ops
-    from gnnscale.core.ops import coded, int_product
+    from gnnscale.core.ops import coded_kernels as kernels
+    from gnnscale.core.ops import int_product
     from gnnscale.core.sparse import SparseRows
     from gnnscale.graph.whole import whole_batch
 
@@ -166,8 +167,9 @@ def spent_rows(name: str, model: str, place: Path, passes: int = 9) -> list[list
         setattr(owner, attribute, run)
         return original
 
-    watched = [(coded, "_sums", "sums"), (coded, "_extremes", "sums"), (coded, "_weighted", "sums"),
-               (coded, "_sparse_product", "products"), (torch, "_int_mm", "products"),
+    watched = [(kernels, "sums", "sums"), (kernels, "extremes", "sums"),
+               (kernels, "weighted", "sums"), (kernels, "sparse_product", "products"),
+               (torch, "_int_mm", "products"),
                (int_product, "product", "products"), (ops, "operator", "sums"),
                (ops, "total", "sums"), (ops, "extreme", "sums"),
                (torch.Tensor, "__matmul__", "products"), (SparseRows, "__matmul__", "products"),
