@@ -174,17 +174,19 @@ def fill(
     Raises: OverflowError if a finite value does not fit into the type of ``out``.
     """
     size = torch.finfo(x.dtype).bits // 8
-    most = float(np.finfo(out.dtype).max)
+    most, narrower = float(np.finfo(out.dtype).max), np.finfo(out.dtype).bits < 8 * size
+    table = torch.from_numpy(out)  # copies by all threads
     wanted = range(1 + sum(chain.powers for chain in chains))[keep]
     with torch.no_grad():
         for at, first in columns(x, max(1, block // (size * max(len(x), 1)))):
             for r, h in enumerate(_powers(first, chains)):
                 if r not in wanted:
                     continue
-                large = h.abs()
-                if bool(((large > most) & large.isfinite()).any()):
-                    raise OverflowError(f"{float(large[large.isfinite()].max()):.3g}")
-                out[:, r - wanted.start, at : at + h.shape[1]] = h.numpy()
+                if narrower:
+                    large = h.abs()
+                    if bool(((large > most) & large.isfinite()).any()):
+                        raise OverflowError(f"{float(large[large.isfinite()].max()):.3g}")
+                table[:, r - wanted.start, at : at + h.shape[1]].copy_(h)
 
 
 def _powers(x: Tensor, chains: Sequence[Chain]) -> Iterator[Tensor]:
