@@ -115,7 +115,8 @@ def told(curves: list[Curve], wanted: float) -> list[str]:
     spread = f" ± {statistics.stdev(times):.2g}" if len(times) > 1 else ""
     later = [b - a for c in curves for (a, _), (b, _) in pairwise(c)]
     each = statistics.median(later or [c[0][0] for c in curves])
-    late = [k is None and c[-1][0] > LIMIT for c, k in zip(curves, there, strict=True)]
+    late = [k is None and len(c) < EPOCHS and c[-1][0] > LIMIT
+            for c, k in zip(curves, there, strict=True)]  # fmt: skip
     tried = [k is not None or len(c) == EPOCHS or past
              for c, k, past in zip(curves, there, late, strict=True)]  # fmt: skip
     missed = f"not in {LIMIT} s" if any(late) else "not reached" if any(tried) else ""
