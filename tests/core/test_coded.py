@@ -294,3 +294,12 @@ def test_two_parts_that_are_added_stay_codes(biased):
     assert torch.equal((got + mine).values(), want + theirs)  # a second one is added as values
     third = Coded(other).relu()
     assert torch.equal((Coded(x) @ Coded(w) + third).values(), real(x) @ real(w) + third.values())
+
+
+def test_sums_that_32_bits_might_not_hold_are_floats():
+    k = int_product.LIMIT + 1
+    x = Codes(torch.full((1, k), 127, dtype=torch.int8), torch.tensor(0.5), torch.tensor(-128.0))
+    w = Codes(torch.full((k, 1), 127, dtype=torch.int8), torch.tensor(0.5), torch.tensor(-128.0))
+    got = Coded(x) @ Coded(w)
+    assert isinstance(got, torch.Tensor)
+    torch.testing.assert_close(got, torch.tensor([[k * 255.0**2 / 4]]))

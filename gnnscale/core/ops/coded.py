@@ -383,7 +383,8 @@ class Coded:
 
     def __matmul__(self, other: Any) -> Any:
         x, w = self.plain, other.plain if isinstance(other, Coded) else None
-        if x is not None and w is not None and not x.scale.dim() and w.axis == 1:
+        fits = x is not None and x.shape[1] <= int_product.LIMIT
+        if x is not None and w is not None and fits and not x.scale.dim() and w.axis == 1:
             return Coded(Product(x, w))
         return self.values() @ _plain(other)
 
