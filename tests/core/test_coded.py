@@ -302,4 +302,5 @@ def test_sums_that_32_bits_might_not_hold_are_floats():
     w = Codes(torch.full((k, 1), 127, dtype=torch.int8), torch.tensor(0.5), torch.tensor(-128.0))
     got = Coded(x) @ Coded(w)
     assert isinstance(got, torch.Tensor)
-    torch.testing.assert_close(got, torch.tensor([[k * 255.0**2 / 4]]))
+    want = torch.tensor([[k * 255.0**2 / 4]])
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=0)  # sums of 33,026 terms in float32
