@@ -51,15 +51,16 @@ def test_the_largest_sums_fit_32_bits():
     assert out[0, 0] == k * 255 * 255
 
 
-def test_threads_change_nothing():
+def test_threads_change_nothing(threads):
     q = torch.randint(-128, 128, (500, 30), dtype=torch.int8).numpy()
-    pairs = int_product.paired(DRAW.integers(-127, 128, (30, 20)).astype(np.int16))
-    found = []
-    for threads in (1, 2):
-        before = numba.get_num_threads()
-        numba.set_num_threads(min(threads, before))
+    w = DRAW.integers(-127, 128, (30, 20)).astype(np.int16)
+    pairs = int_product.paired(w)
+
+    def product():
         out = np.empty((500, 32), np.int32)
         int_product.product(q, int_product.sums(pairs) * 3, pairs, out)
-        numba.set_num_threads(before)
-        found.append(out)
-    assert (found[0] == found[1]).all()
+        return out
+
+    one, two = threads(product)
+    assert (one == two).all()
+    assert (two[:, :20] == (q.astype(np.int64) - 3) @ w.astype(np.int64)).all()

@@ -60,7 +60,7 @@ class Worker:
     def __init__(self, path):
         self.path = path
         self.work = None
-        self.table_s = 0.0
+        self.prepare_s = 0.0
 
     def build(self, optimizer, clip, seed):
         """Model, graph with torch-sparse's fast path if it is there, optimizer."""
@@ -121,7 +121,7 @@ class Worker:
         powers, made = self.spec["powers"], Data(x=x, edge_index=edges)
         made = transforms.SIGN(powers)(transforms.AddSelfLoops()(made))
         table = torch.stack([x, *(made[f"x{k}"] for k in range(1, powers + 1))], 1)
-        self.table_s = time.perf_counter() - start  # the last one is the training graph's
+        self.prepare_s = time.perf_counter() - start  # the last one is the training graph's
         return table
 
     def operator(self, edges, n, weight=None):
@@ -149,21 +149,52 @@ class Worker:
         made.storage.rowptr(), made.storage.csr2csc(), made.storage.colptr()
         return made
 
-    def loader(self, part, nodes, fanouts, batch_size, replace, shuffle):
+    # -- loaders, by their name: epoch(), batches of (graph, x, rows, y[, weights]) ----------------
+
+    def full(self, part, training):
+        """The whole graph."""
+        if part is self.whole and self.spec["kind"] == "egc":
+            for conv in self.model.convs:  # one graph: its norm is made once
+                conv.cached = True
+        whole = (part["graph"], part["x"], part["seeds"], part["y"][part["seeds"]])
+        return lambda: [whole]
+
+    def rows(self, part, training):
+        """Rows of a table, in random order."""
+        loader = DataLoader(part["seeds"], training["batch_size"], shuffle=True)
+
+        def epoch():
+            for rows in loader:
+                yield None, part["x"][rows], slice(None), part["y"][rows]
+
+        return epoch
+
+    def neighbor(self, part, training):
         """PyG's NeighborLoader."""
         from torch_geometric.data import Data
         from torch_geometric.loader import NeighborLoader
 
-        data = Data(x=part["x"], y=part["y"], edge_index=part["edges"])
-        return NeighborLoader(data, num_neighbors=fanouts, input_nodes=nodes, replace=replace,
-                              batch_size=batch_size, shuffle=shuffle, num_workers=0)  # fmt: skip
+        loader = NeighborLoader(
+            Data(x=part["x"], y=part["y"], edge_index=part["edges"]),
+            num_neighbors=training["fanouts"][::-1],  # PyG counts from the seeds outwards
+            input_nodes=part["seeds"], replace=training["replace"],
+            batch_size=training["batch_size"], shuffle=True, num_workers=0,
+        )  # fmt: skip
 
-    def walks(self, part, training):
-        """PyG's GraphSAINT loader, its counts made: batches of (operator, x, rows, y, weights)."""
+        def epoch():
+            for b in loader:
+                rows = slice(0, b.batch_size)
+                yield self.operator(b.edge_index, b.num_nodes), b.x, rows, b.y[rows]
+
+        return epoch
+
+    def saint(self, part, training):
+        """PyG's GraphSAINT loader, its counts made."""
         from torch_geometric.data import Data
         from torch_geometric.loader import GraphSAINTRandomWalkSampler
         from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
+        start = time.perf_counter()
         n, seeds, edges = len(part["x"]), part["seeds"], part["edges"]
         factor = {}
         if self.spec["kind"] == "gcn":
@@ -174,6 +205,7 @@ class Worker:
             data, training["roots"], training["length"], training["steps"],
             math.ceil(training["coverage"]), log=False, num_workers=0,
         )  # fmt: skip
+        self.prepare_s = time.perf_counter() - start
 
         def epoch():
             for b in loader:
@@ -183,6 +215,8 @@ class Worker:
 
         return epoch
 
+    # -- requests ---------------------------------------------------------------------------------
+
     def prepare(self, workload, scope, prepared, asked=None, training=None):
         """Set up ``self.work``."""
         depth = len(self.model.convs)
@@ -191,8 +225,9 @@ class Worker:
             return {}
         if workload == "query":
             return {"unfit": "PyG's loaders are compared in training only"}
-        part, start = self.train, time.perf_counter()
-        took = self.table_s
+        loaders = {"full": self.full, "rows": self.rows, "neighbor": self.neighbor,
+                   "saint": self.saint}  # fmt: skip
+        epoch = loaders[training["loader"]](self.train, training)
 
         def step(graph, x, rows, y, weight=None):
             self.model.train()
@@ -202,35 +237,6 @@ class Worker:
             if self.clip is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
             self.optimizer.step()
-
-        if training["loader"] == "full":
-            whole = (part["graph"], part["x"], part["seeds"], part["y"][part["seeds"]])
-
-            def epoch():
-                yield whole
-
-            if part is self.whole and self.spec["kind"] == "egc":
-                for conv in self.model.convs:  # one graph: its norm is made once
-                    conv.cached = True
-        elif training["loader"] == "rows":
-            shuffled = DataLoader(part["seeds"], training["batch_size"], shuffle=True)
-
-            def epoch():
-                for rows in shuffled:
-                    yield None, part["x"][rows], slice(None), part["y"][rows]
-        elif training["loader"] == "saint":
-            epoch = self.walks(part, training)
-            took = time.perf_counter() - start
-        else:
-            # PyG counts fan-outs from the seeds outwards
-            fanouts = training["fanouts"][::-1]
-            loader = self.loader(part, part["seeds"], fanouts, training["batch_size"],
-                                 training["replace"], True)  # fmt: skip
-
-            def epoch():
-                for b in loader:
-                    rows = slice(0, b.batch_size)
-                    yield self.operator(b.edge_index, b.num_nodes), b.x, rows, b.y[rows]
 
         def forever():
             while True:
@@ -246,7 +252,7 @@ class Worker:
             stream = forever()
             self.work = (lambda: [step(*b) for b in epoch()]) if workload == "epoch" else (
                 lambda: step(*next(stream)))  # fmt: skip
-        return {"prepare_s": took}
+        return {"prepare_s": self.prepare_s}
 
     def infer(self):
         """The whole graph, evaluating."""

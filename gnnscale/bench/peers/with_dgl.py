@@ -1,7 +1,7 @@
 """The same model from ``dgl.nn``, fed by DGL's own loaders, in this process."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import cycle, islice
 from typing import Any
 
@@ -18,6 +18,8 @@ from gnnscale.bench.workloads import LISTED, PREPARED, Query, Unfit, Workload, a
 from gnnscale.core.environment import versions
 from gnnscale.core.host import dgl
 from gnnscale.core.sparse import dense
+
+Batches = Callable[[], Iterator[tuple]]
 
 
 def convolution(spec: dict[str, Any]) -> Callable[[int, int, bool], nn.Module]:
@@ -148,7 +150,7 @@ class DglPeer:
             return Local(self._full(scope), device, before)
         if isinstance(workload, Query):
             return Local(self._query(workload, scope, depth), device, before)
-        return Local(self._training(workload.name, scope, depth), device, before)
+        return Local(self._training(workload.name, scope), device, before)
 
     def _full(self, scope: str) -> Callable[[Laps], None]:
         def work(laps: Laps) -> None:
@@ -198,7 +200,29 @@ class DglPeer:
         stream = cycle([(blocks, self.x[nodes]) for nodes, blocks in made])
         return model
 
-    def _training(self, name: str, scope: str, depth: int) -> Callable[[Laps], None]:
+    # -- loaders, by their name: epoch(), batches of (blocks, x, rows or None, y) ------------------
+
+    def _whole(self, how: Mapping[str, Any], seeds: Tensor, y: Tensor) -> Batches:
+        whole = ([self.train_graph] * self.depth, self.train_x, seeds, y[seeds])
+        return lambda: iter([whole])
+
+    def _rows(self, how: Mapping[str, Any], seeds: Tensor, y: Tensor) -> Batches:
+        loader: Any = DataLoader(seeds, how["batch_size"], shuffle=True)  # type: ignore[arg-type]
+        return lambda: (([], self.train_x[rows], None, y[rows]) for rows in loader)
+
+    def _neighbors(self, how: Mapping[str, Any], seeds: Tensor, y: Tensor) -> Batches:
+        if self.spec["kind"] == "mlp":
+            raise Unfit("an MLP reads no neighbours; DGL's loader draws some")
+        loader = dgl.dataloading.DataLoader(
+            self.train_graph, seeds,
+            dgl.dataloading.NeighborSampler(how["fanouts"], replace=how["replace"]),
+            batch_size=how["batch_size"], shuffle=True, num_workers=0,
+        )  # fmt: skip
+        return lambda: (
+            (blocks, self.train_x[nodes], None, y[out]) for nodes, out, blocks in loader
+        )
+
+    def _training(self, name: str, scope: str) -> Callable[[Laps], None]:
         how = training("dgl", self.subject)
         run = self.subject.run
         y = run.train_data.y
@@ -218,29 +242,8 @@ class DglPeer:
                 nn.utils.clip_grad_norm_(self.model.parameters(), clip)
             optimizer.step()
 
-        if how["loader"] == "full":
-            whole = ([self.train_graph] * depth, self.train_x, seeds, y[seeds])
-
-            def epoch() -> Iterator[tuple]:
-                yield whole
-        elif how["loader"] == "rows":
-            shuffled: Any = DataLoader(seeds, how["batch_size"], shuffle=True)  # type: ignore
-
-            def epoch() -> Iterator[tuple]:
-                for rows in shuffled:
-                    yield [], self.train_x[rows], None, y[rows]
-        else:
-            if self.spec["kind"] == "mlp":
-                raise Unfit("an MLP reads no neighbours; DGL's loader draws some")
-            loader = dgl.dataloading.DataLoader(
-                self.train_graph, seeds, dgl.dataloading.NeighborSampler(
-                    how["fanouts"], replace=how["replace"]),
-                batch_size=how["batch_size"], shuffle=True, num_workers=0,
-            )  # fmt: skip
-
-            def epoch() -> Iterator[tuple]:
-                for nodes, out, blocks in loader:
-                    yield blocks, self.train_x[nodes], None, y[out]
+        loaders = {"full": self._whole, "rows": self._rows, "neighbor": self._neighbors}
+        epoch = loaders[how["loader"]](how, seeds, y)
 
         def forever() -> Iterator[tuple]:
             while True:

@@ -28,7 +28,7 @@ ROWS = 2048
 LANES = 16
 """Codes that are added up at once."""
 MANY = 2048
-"""Rows from which codes of codes are looked up: a table of all codes is as much work as 256."""
+"""Rows from which codes of codes are looked up: eight times what a table of all codes has."""
 
 
 class Codes:

@@ -2,8 +2,8 @@
 
 Two codes of a row and two of a column are multiplied and added in one step of 16 bits times 16
 bits, in registers for four rows and sixteen columns: twice what float32 does at once, and codes
-need no conversion of the whole matrix. torch's own (``torch._int_mm``) takes ten to twenty times as
-long as a float32 product without VNNI or AMX.
+need no conversion of the whole matrix. torch's own (``torch._int_mm``) takes 25 to 42 times as long
+as a float32 product without VNNI or AMX (measured, AVX2, one thread, four sizes).
 """
 
 import time
