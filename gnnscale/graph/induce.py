@@ -20,6 +20,10 @@ from gnnscale.graph.walk import draw, unit
 _scratch = threading.local()
 
 
+ASKED = 4
+"""Lines of a row that are asked for before it is read."""
+
+
 @compiled()
 def grown(array, size):
     """``array`` with room for ``size`` entries at least."""
@@ -44,8 +48,8 @@ def _among(indices, first, last, marks, edges, columns, n):
 @compiled()
 def _ask(indices, at):
     """Ask the memory for the beginning of a row."""
-    fetch(indices, at, 0)
-    fetch(indices, at, LINE)
+    for line in range(ASKED):
+        fetch(indices, at, line * LINE)
 
 
 @compiled()
@@ -71,11 +75,15 @@ def _isolate(indptr, indices, starts, members, drop, word, local, marks):
             count = last - first
             edges, columns = grown(edges, n + count), grown(columns, n + count)
             at = _among(indices, first, last, marks, edges, columns, n)
-            kept = n
-            for k in range(n, at):
-                seen += 1
-                edges[kept], columns[kept] = edges[k], local[columns[k]]
-                kept += not (drop > 0 and unit(stream, seen) < drop)
+            kept = at
+            if drop > 0:
+                kept = n
+                for k in range(n, at):
+                    seen += 1
+                    edges[kept], columns[kept] = edges[k], columns[k]
+                    kept += not unit(stream, seen) < drop
+            for k in range(np.uint64(n), np.uint64(kept)):
+                columns[k] = local[np.uint64(columns[k])]
             rows[i + 1] = n = kept
         for i in range(begin, end):
             v = np.uint64(members[i])
