@@ -19,19 +19,26 @@ from torch.autograd.function import once_differentiable
 from gnnscale.core.compiled import compiled
 from gnnscale.core.ops import mixing, pool
 from gnnscale.core.ops.adjacency import Adjacency
-from gnnscale.core.ops.lanes import AHEAD, KINDS, LINE, fetch, folder
+from gnnscale.core.ops.lanes import AHEAD, KINDS, SENT, asker, blender, folder, spreader
 from gnnscale.core.ops.watch import tell
 
 BLOCK = 32
 """Rows that share scratch memory."""
-CHUNK = 128
+CHUNK = 32
 """Edges whose rows are gone over at once: all rows of some nodes would fill the second cache."""
+SOON = 16
 LANES = 16
 """Columns that registers hold at once, and that a task takes at least: no two share a line."""
+MANY = 64
+"""The same where little else has to be held."""
 FEW = 8
 """The same of the columns that are left, if there are as many."""
 SCALED, SUM, MAX, MIN, SQUARES = map(KINDS.index, ("scaled", "sum", "max", "min", "squares"))
 """Rows of a destination's scratch memory."""
+SCALED_SENT, PLAIN_SENT, SLOPED_SENT, MAX_SENT, MIN_SENT = map(
+    SENT.index, ("scaled", "plain", "sloped", "max", "min")
+)
+"""Rows of what a destination sends."""
 
 
 def _folds(lanes: int) -> Callable[..., Any]:
@@ -66,7 +73,39 @@ def _folds(lanes: int) -> Callable[..., Any]:
     return fold
 
 
+def _spreads(lanes: int) -> Callable[..., Any]:
+    """All that a destination sends some rows, added to them, of ``_folds``' kinds together."""
+    scaled, plain, sloped, largest, least = (spreader((kind,), lanes, AHEAD) for kind in SENT)
+    first_three = spreader(("scaled", "plain", "max"), lanes, AHEAD)
+    all_but_first = spreader(("plain", "sloped", "max", "min"), lanes, AHEAD)
+
+    @register_jitable(inline="always")
+    def spread(indices, begin, end, gx, d, past, scale, sent, x, high, low, wanted):
+        mixes, sums, tops, lows, squares = wanted
+        if mixes and sums and tops and not (lows or squares):
+            first_three(indices, begin, end, gx, d, past, scale, sent, gx, high, low)
+        elif sums and tops and lows and squares and not mixes:
+            all_but_first(indices, begin, end, gx, d, past, scale, sent, x, high, low)
+        else:
+            if mixes:
+                scaled(indices, begin, end, gx, d, past, scale, sent, gx, high, low)
+            if sums:
+                plain(indices, begin, end, gx, d, past, scale, sent, gx, high, low)
+            if squares:
+                sloped(indices, begin, end, gx, d, past, scale, sent, x, high, low)
+            if tops:
+                largest(indices, begin, end, gx, d, past, scale, sent, gx, high, low)
+            if lows:
+                least(indices, begin, end, gx, d, past, scale, sent, gx, high, low)
+
+    return spread
+
+
 fold_lanes, fold_few = _folds(LANES), _folds(FEW)
+spread_few = _spreads(FEW)
+blend_many, blend_lanes, blend_few = blender(MANY), blender(LANES), blender(FEW)
+mix_many, mix_few = blender(MANY, onto=True), blender(FEW, onto=True)
+ask_lanes, ask_few = asker(LANES), asker(FEW)
 
 
 class Factors(NamedTuple):
@@ -99,8 +138,33 @@ class Places(NamedTuple):
     own_var: int = -1
 
 
+@register_jitable
+def _mix(w, bases, bias, heads, mixed):
+    """bias + w bases. Shapes: w [H, K], bases [K, L], bias, mixed [H, L]."""
+    d, long = 0, mixed.shape[1]
+    for h in heads:
+        for c in range(long):
+            mixed[h, c] = bias[h, c]
+    while d + MANY <= long:
+        mix_many(heads, w, bases, d, mixed, d)
+        d += MANY
+    while d + FEW <= long:
+        mix_few(heads, w, bases, d, mixed, d)
+        d += FEW
+    for h in heads:
+        for c in range(d, long):
+            for k in range(len(bases)):
+                mixed[h, c] += w[h, k] * bases[k, c]
+
+
 @compiled(parallel=True)
-def _forward(indptr, indices, x, src, dst, weight, diag, eps, at, out, kept, high, low):
+def _forward(
+    indptr, indices, x, src, dst, weight, diag, eps, at, out, kept, high, low, mix, bias, blended
+):
+    """The results, and what ``mix`` and ``bias`` make of each row of them while it is at hand.
+
+    Without rows, ``out`` only says how many aggregators there are, and no result is kept.
+    """
     n, width = len(indptr) - 1, x.shape[1]
     weighted, scaled, argued = len(weight) > 0, len(src) > 0, len(high) + len(low) > 0
     mixes = at.sum >= 0 and (weighted or scaled)
@@ -108,8 +172,9 @@ def _forward(indptr, indices, x, src, dst, weight, diag, eps, at, out, kept, hig
     sums = at.add >= 0 or at.mean >= 0 or squares or (at.sum >= 0 and not mixes)
     tops, lows = at.max >= 0, at.min >= 0
     wanted = (mixes, sums, tops, lows, squares)
-    last, wide, even = len(indices) - 1, width * x.itemsize, width // LANES * LANES
+    even = width // LANES * LANES
     most = (width - even) // FEW * FEW + even
+    mixing, long, many = len(mix) > 0, blended.shape[2], out.shape[1]
     for block in numba.prange((n + BLOCK - 1) // BLOCK):
         zero, one = x.dtype.type(0), x.dtype.type(1)
         first, past = block * BLOCK, min(n, block * BLOCK + BLOCK)
@@ -117,6 +182,8 @@ def _forward(indptr, indices, x, src, dst, weight, diag, eps, at, out, kept, hig
         means, spare = np.empty(width, x.dtype), np.empty((2, width), np.int32)
         mixed, total, square = scratch[SCALED], scratch[SUM], scratch[SQUARES]
         highest, lowest = scratch[MAX], scratch[MIN]
+        unkept = np.empty((many, width), x.dtype)
+        asked, last, heads = indptr[first], indptr[past], np.arange(mix.shape[1])
         for i in range(first, past):
             begin, end = indptr[i], indptr[i + 1]
             mine_high = high[i] if argued and tops else spare[0]
@@ -127,29 +194,29 @@ def _forward(indptr, indices, x, src, dst, weight, diag, eps, at, out, kept, hig
                 j = indices[begin]
                 for d in range(width):
                     highest[d] = lowest[d] = x[j, d]
-                    mine_high[d] = mine_low[d] = j
+                    mine_high[d] = mine_low[d] = np.int32(begin)
             else:
                 for d in range(width):
                     highest[d] = lowest[d] = zero
                     mine_high[d] = mine_low[d] = -1
             for start in range(begin, end, CHUNK):
                 stop = min(end, start + CHUNK)
-                for e in range(start, stop):
-                    far = indices[min(e + AHEAD, last)]
-                    for byte in range(0, wide, LINE):
-                        fetch(x, far, byte)
-                    if mixes:
+                if mixes:
+                    for e in range(start, stop):
                         f = one
                         if weighted:
                             f *= weight[e]
                         if scaled:
                             f *= src[indices[e]]
                         scale[e - start] = f
-                for d in range(0, even, LANES):  # the chunk's rows are in the cache by now
+                target = min(last, stop + SOON)
+                for d in range(0, even, LANES):
+                    ask_lanes(indices, asked, target, x, d)
                     fold_lanes(
                         indices, start, stop, x, d, scale, scratch, mine_high, mine_low, wanted
                     )
                 for d in range(even, most, FEW):
+                    ask_few(indices, asked, target, x, d)
                     fold_few(
                         indices, start, stop, x, d, scale, scratch, mine_high, mine_low, wanted
                     )
@@ -162,43 +229,53 @@ def _forward(indptr, indices, x, src, dst, weight, diag, eps, at, out, kept, hig
                         if mixes:
                             mixed[d] += scale[e - start] * value
                         if value > scratch[MAX, d]:
-                            scratch[MAX, d], mine_high[d] = value, j
+                            scratch[MAX, d], mine_high[d] = value, np.int32(e)
                         if value < scratch[MIN, d]:
-                            scratch[MIN, d], mine_low[d] = value, j
+                            scratch[MIN, d], mine_low[d] = value, np.int32(e)
+                asked = max(asked, target)
             count = x.dtype.type(max(end - begin, 1))
+            row = out[i] if len(out) else unkept
             if at.sum >= 0:
                 a = one
                 if len(dst):
                     a = dst[i]
                 for d in range(width):
-                    out[i, at.sum, d] = a * (mixed[d] if mixes else total[d])
+                    row[at.sum, d] = a * (mixed[d] if mixes else total[d])
                 if len(diag):
                     for d in range(width):
-                        out[i, at.sum, d] += diag[i] * x[i, d]
+                        row[at.sum, d] += diag[i] * x[i, d]
             if at.add >= 0:
-                out[i, at.add] = total
+                row[at.add] = total
             if tops:
-                out[i, at.max] = scratch[MAX]
+                row[at.max] = scratch[MAX]
             if lows:
-                out[i, at.min] = scratch[MIN]
+                row[at.min] = scratch[MIN]
             if at.mean >= 0 or squares:
                 for d in range(width):
                     means[d] = total[d] / count
                 if at.mean >= 0:
-                    out[i, at.mean] = means
+                    row[at.mean] = means
                 if at.own_mean >= 0:
                     kept[i, at.own_mean] = means
             if squares:
                 for d in range(width):
                     square[d] = square[d] / count - means[d] * means[d]
                 if at.var >= 0:
-                    out[i, at.var] = square
+                    row[at.var] = square
                 if at.own_var >= 0:
                     kept[i, at.own_var] = square
                 if at.std >= 0:
                     for d in range(width):
                         v = zero if square[d] < zero else square[d]
-                        out[i, at.std, d] = np.sqrt(v + eps)
+                        row[at.std, d] = np.sqrt(v + eps)
+            if mixing:
+                _mix(mix[i], row.reshape(mix.shape[2], long), bias, heads, blended[i])
+
+
+@register_jitable
+def _weight(mix, mixed, i, h, name, bases, k, one):
+    """What row h of a destination's gradient has in that of aggregator ``name``, basis k."""
+    return mix[i, h, name * bases + k] if mixed else one * (h == name)
 
 
 @compiled(parallel=True)
@@ -214,112 +291,112 @@ def _backward(
     the results is ``g``, or with ``mix``, mixing weights, mix_i^T g_i: made here, row by row.
     """
     n, width, mixed = len(indptr) - 1, gx.shape[1], len(mix) > 0
-    long = g.shape[2]  # columns of a basis, where they are mixed
-    many = mix.shape[2] * long // width if mixed else g.shape[1]
+    many, long = g.shape[1], g.shape[2]  # heads or aggregators, columns of a basis or all
+    bases = width // long
     weighted, scaled = len(weight) > 0, len(src) > 0
     mixes, squares = at.sum >= 0 and (weighted or scaled), at.var >= 0 or at.std >= 0
     plain = at.add >= 0 or at.mean >= 0 or squares or (at.sum >= 0 and not mixes)
-    last, share = len(indices) - 1, (width + parts - 1) // parts
+    tops, lows, own = at.max >= 0, at.min >= 0, at.sum >= 0 and len(diag) > 0
+    wanted = (mixes, plain, tops, lows, squares)
+    given = np.array([mixes, plain, squares, tops, lows, own, at.std >= 0]).nonzero()[0]
+    share = (width + parts - 1) // parts
     share = (share + LANES - 1) // LANES * LANES
     for part in numba.prange(parts):
         zero, one = gx.dtype.type(0), gx.dtype.type(1)
         half, two = gx.dtype.type(0.5), gx.dtype.type(2)
-        begin_d = min(width, part * share)
-        own = min(width, begin_d + share) - begin_d
-        scratch, given_all = np.empty((3, share), gx.dtype), np.empty((many, share), gx.dtype)
-        same, slope, operator = scratch[0], scratch[1], scratch[2]
-        for j in range(len(gx)):
-            mine = gx[j, begin_d:]
-            for d in range(own):
-                mine[d] = zero
+        left = min(width, np.int64(part) * share)
+        right = min(width, left + share)
+        sent, by = np.empty((7, width), gx.dtype), np.zeros((7, many), gx.dtype)
+        same, slope, self, root = sent[PLAIN_SENT], sent[SLOPED_SENT], sent[5], sent[6]
+        scale, even = np.empty(CHUNK, gx.dtype), left + (right - left) // FEW * FEW
+        gx[:, left:right] = zero
         for i in range(n):
             begin, end = indptr[i], indptr[i + 1]
-            count = gx.dtype.type(max(end - begin, 1))
-            scratch[:] = zero
-            for name in range(many):
-                given = given_all[name]
-                if not mixed:
-                    for d in range(own):
-                        given[d] = g[i, name, begin_d + d]
-                    continue
-                for d in range(own):
-                    given[d] = zero
-                for k in range(begin_d // long, (begin_d + own + long - 1) // long):
-                    left, right = max(begin_d, k * long), min(begin_d + own, (k + 1) * long)
-                    part = given[left - begin_d : right - begin_d]
-                    for h in range(g.shape[1]):
-                        f, row = mix[i, h, name * (width // long) + k], g[i, h, left - k * long :]
-                        for d in range(right - left):
-                            part[d] += f * row[d]
-            a = one
+            whole, each = one, one / gx.dtype.type(max(end - begin, 1))
             if len(dst):
-                a = dst[i]
-            if at.sum >= 0:
-                given = given_all[at.sum]
-                if mixes:
-                    for d in range(own):
-                        operator[d] = a * given[d]
-                else:
-                    for d in range(own):
-                        same[d] = a * given[d]
-                if len(diag):
-                    mine, f = gx[i, begin_d:], diag[i]
-                    for d in range(own):
-                        mine[d] += f * given[d]
-            if at.add >= 0:
-                given = given_all[at.add]
-                for d in range(own):
-                    same[d] += given[d]
-            if at.mean >= 0:
-                given = given_all[at.mean]
-                for d in range(own):
-                    same[d] += given[d] / count
+                whole = dst[i]
+            rows = g[i]
+            for k in range(left // long, (right + long - 1) // long):
+                if True:
+                    for h in range(many):
+                        sums = zero
+                        if at.sum >= 0:
+                            f = _weight(mix, mixed, i, h, at.sum, bases, k, one)
+                            if own:
+                                by[5, h] = f * diag[i]
+                            if mixes:
+                                by[SCALED_SENT, h] = f * whole
+                            else:
+                                sums += f * whole
+                        if at.add >= 0:
+                            sums += _weight(mix, mixed, i, h, at.add, bases, k, one)
+                        if at.mean >= 0:
+                            sums += _weight(mix, mixed, i, h, at.mean, bases, k, one) * each
+                        by[PLAIN_SENT, h] = sums
+                        if at.var >= 0:
+                            by[SLOPED_SENT, h] = _weight(mix, mixed, i, h, at.var, bases, k, one)
+                        if at.std >= 0:
+                            by[6, h] = _weight(mix, mixed, i, h, at.std, bases, k, one)
+                        if tops:
+                            by[MAX_SENT, h] = _weight(mix, mixed, i, h, at.max, bases, k, one)
+                        if lows:
+                            by[MIN_SENT, h] = _weight(mix, mixed, i, h, at.min, bases, k, one)
+                d, past = max(left, k * long), min(right, (k + 1) * long)
+                while d + MANY <= past:
+                    blend_many(given, by, rows, d - k * long, sent, d)
+                    d += MANY
+                while d + LANES <= past:
+                    blend_lanes(given, by, rows, d - k * long, sent, d)
+                    d += LANES
+                while d + FEW <= past:
+                    blend_few(given, by, rows, d - k * long, sent, d)
+                    d += FEW
+                for c in range(d, past):
+                    for r in given:
+                        total = zero
+                        for h in range(many):
+                            total += by[r, h] * rows[h, c - k * long]
+                        sent[r, c] = total
+            if own:
+                for d in range(left, right):
+                    gx[i, d] += self[d]
             if squares:
-                if at.var >= 0:
-                    given = given_all[at.var]
-                    for d in range(own):
-                        slope[d] = given[d]
-                if at.std >= 0:
-                    var = kept[i, at.own_var] if at.own_var >= 0 else out[i, at.var]
-                    for d in range(own):
-                        by = given_all[at.std, d] * (half / out[i, at.std, begin_d + d])
-                        slope[d] += by if var[begin_d + d] > zero else zero
+                var = kept[i, at.own_var] if at.own_var >= 0 else out[i, at.var]
                 mean = kept[i, at.own_mean] if at.own_mean >= 0 else out[i, at.mean]
-                for d in range(own):
-                    slope[d] *= two / count
-                    same[d] -= slope[d] * mean[begin_d + d]
-            for e in range(begin, end):
-                j, far = indices[e], indices[min(e + AHEAD, last)]
-                for byte in range(begin_d * gx.itemsize, (begin_d + own) * gx.itemsize, LINE):
-                    fetch(gx, far, byte)
-                mine = gx[j, begin_d:]
-                if squares:
-                    row = x[j, begin_d:]
-                    for d in range(own):
-                        mine[d] += same[d] + slope[d] * row[d]
+                for d in range(left, right):
+                    s = slope[d]
+                    if at.std >= 0 and var[d] > zero:
+                        s += root[d] * (half / out[i, at.std, d])
+                    slope[d] = s * two * each
+                    same[d] -= slope[d] * mean[d]
+            high_, low_ = high[i if tops else 0], low[i if lows else 0]
+            for start in range(begin, end, CHUNK):
+                stop = min(end, start + CHUNK)
                 if mixes:
-                    f = one
-                    if weighted:
-                        f *= weight[e]
-                    if scaled:
-                        f *= src[j]
-                    if plain and not squares:
-                        for d in range(own):
-                            mine[d] += same[d] + f * operator[d]
-                    else:
-                        for d in range(own):
-                            mine[d] += f * operator[d]
-                elif plain and not squares:
-                    for d in range(own):
-                        mine[d] += same[d]
-            if begin < end and len(high):
-                whose, given = high[i], given_all[at.max]
-                for d in range(own):
-                    gx[whose[begin_d + d], begin_d + d] += given[d]
-            if begin < end and len(low):
-                whose, given = low[i], given_all[at.min]
-                for d in range(own):
-                    gx[whose[begin_d + d], begin_d + d] += given[d]
+                    for e in range(start, stop):
+                        f = one
+                        if weighted:
+                            f *= weight[e]
+                        if scaled:
+                            f *= src[indices[e]]
+                        scale[e - start] = f
+                spread_few(
+                    indices, start, stop, gx, left, even, scale, sent, x, high_, low_, wanted
+                )
+                for c in range(even, right):
+                    for e in range(start, stop):
+                        j, add = indices[e], zero
+                        if plain:
+                            add += same[c]
+                        if squares:
+                            add += slope[c] * x[j, c]
+                        if mixes:
+                            add += scale[e - start] * sent[SCALED_SENT, c]
+                        if tops and high_[c] == np.int32(e):
+                            add += sent[MAX_SENT, c]
+                        if lows and low_[c] == np.int32(e):
+                            add += sent[MIN_SENT, c]
+                        gx[j, c] += add
 
 
 def _array(t: Tensor | None, like: np.ndarray) -> np.ndarray:
@@ -349,23 +426,30 @@ class _Several(torch.autograd.Function):
         own_mean = argued and squares and at.mean < 0
         own_var = argued and at.std >= 0 and at.var < 0
         at = at._replace(own_mean=own_mean - 1, own_var=own_mean + own_var - 1 if own_var else -1)
-        out = pool.empty(adj.n_dst, len(names), width, dtype=x.dtype)
+        lasting = w is None or argued or ctx.needs_input_grad[5]
+        out = pool.empty(adj.n_dst if lasting else 0, len(names), width, dtype=x.dtype)
         kept = pool.empty(adj.n_dst, own_mean + own_var, width, dtype=x.dtype)
         high = _arguments(adj, at.max >= 0, argued, width)
         low = _arguments(adj, at.min >= 0, argued, width)
         rows = x.numpy()
+        w = w if w is None else w.detach().contiguous()
+        length = 0 if w is None else len(names) * width // w.shape[2]
+        shape = (0, 0, 0) if w is None else (adj.n_dst, w.shape[1], length)
+        mixed = pool.empty(*shape, dtype=x.dtype)
+        mix = x.new_empty(shape) if w is None else w
+        by = x.new_empty(shape[1:]) if by is None else by.detach().view(shape[1:])
         _forward(
             adj.indptr.numpy(), adj.indices.numpy(), rows,
             *(_array(f, rows) for f in factors), rows.dtype.type(eps), at,
             out.numpy(), kept.numpy(), high.numpy(), low.numpy(),
+            mix.numpy(), by.numpy(), mixed.numpy(),
         )  # fmt: skip
         ctx.adj, ctx.factors, ctx.at = adj, factors, at
         needed = w is not None or (squares and (at.std >= 0 or not own_mean))
-        w = w if w is None else w.detach().contiguous()
         ctx.save_for_backward(
             x if squares else None, out if needed else None, kept if squares else None, high, low, w
         )
-        return out if w is None else mixing.forward(w, _bases(w, out), by)
+        return out if w is None else mixed
 
     @staticmethod
     @once_differentiable

@@ -141,9 +141,9 @@ def folder(kinds: tuple[str, ...], lanes: int) -> Callable[..., Any]:
     Goes over the rows x[indices[e], column : column + lanes], begin <= e < end, each read once for
     all kinds, with the results in registers, and goes on from what out[k, column : column + lanes]
     holds, k a kind's place in ``KINDS``: ``sum``; ``scaled``, the sum of scale[e - begin] times the
-    row; ``squares``, the sum of the row's; ``max`` or ``min``, and whose it is, the first row that
-    has it, in high[column : column + lanes] or low. What a kind does not need is not read. Nothing
-    checks that columns and rows exist.
+    row; ``squares``, the sum of the row's; ``max`` or ``min``, and whose it is, the first e that
+    has it (its last 32 bits), in high[column : column + lanes] or low. What a kind does not need is
+    not read. Nothing checks that columns and rows exist.
 
     A plain loop keeps its result in memory, and of "keep the larger one" makes stores under a
     mask, which AMD's processors are slow at.
@@ -200,7 +200,8 @@ def folder(kinds: tuple[str, ...], lanes: int) -> Callable[..., Any]:
                 value = next(before)
                 if kind in whose:
                     more = builder.fcmp_ordered(">" if kind == "max" else "<", given, value)
-                    chosen = builder.select(more, every(builder, number, numbers), next(before))
+                    mine = every(builder, builder.trunc(e, WORD), numbers)
+                    chosen = builder.select(more, mine, next(before))
                     then += [builder.select(more, given, value), chosen]
                 elif kind == "scaled":
                     place = builder.gep(data(5, real), [builder.sub(e, begin_)])
@@ -232,57 +233,171 @@ def folder(kinds: tuple[str, ...], lanes: int) -> Callable[..., Any]:
     return fold
 
 
-def spreader(lanes: int) -> Callable[..., Any]:
-    """A compiled function of (indices, begin, end, x, column, scale, given), for compiled loops.
+SENT = ("scaled", "plain", "sloped", "max", "min")
 
-    x[indices[e], column : column + lanes] += scale[e - begin] given[column : column + lanes] for
-    begin <= e < end in turn, what is given in registers: the gradient of ``folder``'s ``scaled`` in
-    the rows. Nothing checks that columns and rows exist.
 
-    Shapes: indices [E] int32, x [n, D] with its columns side by side, scale [..], given [D], both
-    of the kind of x.
+def spreader(kinds: tuple[str, ...], lanes: int, ahead: int = 0) -> Callable[..., Any]:
+    """A compiled function of (indices, begin, end, x, column, past, scale, sent, rows, high, low).
+
+    Adds to x[indices[e], column : past], for begin <= e < end in turn, the kinds' sum, k being a
+    kind's place in ``SENT`` and sent_k = sent[k, column : past]: ``scaled``, scale[e - begin]
+    sent_k; ``plain``, sent_k; ``sloped``, sent_k times the row rows[indices[e]] at the same
+    columns; ``max`` and ``min``, sent_k where high or low is e. These are the gradients in the rows
+    of what ``folder`` makes of them. What a kind does not need is not read. Rows are asked for
+    ``ahead`` edges before their use, beyond ``end`` as well. Nothing checks that columns and rows
+    exist, nor that ``past - column`` is a multiple of ``lanes``.
+
+    A row's columns come one after the other. Rows of a power of 2 would otherwise be written and
+    read, in turn, at places whose last 12 bits are the same, which a processor takes for one place.
+
+    Shapes: indices [E] int32, x, rows [n, D] with their columns side by side, scale [..],
+    sent [5, D] or as many of its rows as are needed, all of the kind of x, high, low [D] int32.
     """
+    whose = {"max": 9, "min": 10}
 
     @intrinsic
-    def spread(typing_context, indices, begin, end, x, column, scale, given):
+    def spread(typing_context, indices, begin, end, x, column, past, scale, sent, rows, high, low):
         def generate(context, builder, signature, args):
             real = context.get_value_type(signature.args[3].dtype)
-            vector, size = ir.VectorType(real, lanes), signature.args[3].dtype.bitwidth // 8
+            vector, numbers = ir.VectorType(real, lanes), ir.VectorType(WORD, lanes)
+            size = signature.args[3].dtype.bitwidth // 8
 
             def array(k: int) -> Any:
                 return context.make_array(signature.args[k])(context, builder, args[k])
 
-            def data(k: int, to: ir.Type) -> Any:
-                return builder.bitcast(array(k).data, to.as_pointer())
+            def start(k: int, number: Any) -> Any:
+                """The first byte of a row."""
+                stride = builder.extract_value(array(k).strides, 0)
+                first = builder.bitcast(array(k).data, BYTE.as_pointer())
+                return builder.gep(first, [builder.mul(number, stride)])
 
-            stride = builder.extract_value(array(3).strides, 0)
-            offset = builder.mul(args[4], LONG(size))
-            rows, first = data(0, WORD), builder.gep(data(3, BYTE), [offset])
-            from_ = builder.bitcast(builder.gep(data(6, BYTE), [offset]), vector.as_pointer())
-            begin_, end_, held = args[1], args[2], builder.load(from_, align=size)
-            start = builder.basic_block
-            loop, done = (builder.function.append_basic_block(name) for name in ("rows", "done"))
-            builder.cbranch(builder.icmp_signed("<", begin_, end_), loop, done)
+            def some(row: Any, d: Any, bytes_: int = size, of: ir.Type = vector) -> Any:
+                """The place of ``lanes`` entries of a row."""
+                place = builder.gep(row, [builder.mul(d, LONG(bytes_))])
+                return builder.bitcast(place, of.as_pointer())
 
-            builder.position_at_end(loop)
-            e = builder.phi(LONG)
-            number = builder.load(builder.gep(rows, [e]))
-            at = builder.gep(first, [builder.mul(builder.sext(number, LONG), stride)])
-            place = builder.bitcast(at, vector.as_pointer())
-            factor = builder.load(builder.gep(data(5, real), [builder.sub(e, begin_)]))
-            more = builder.fadd(
-                builder.load(place, align=size), builder.fmul(every(builder, factor, vector), held)
-            )
-            builder.store(more, place, align=size)
-            following = builder.add(e, LONG(1))
-            e.add_incoming(begin_, start)
-            e.add_incoming(following, builder.basic_block)
-            builder.cbranch(builder.icmp_signed("<", following, end_), loop, done)
+            given = {kind: start(7, LONG(SENT.index(kind))) for kind in kinds}
+            owners = {kind: start(whose[kind], LONG(0)) for kind in whose.keys() & set(kinds)}
+            begin_, end_, none = args[1], args[2], ir.Constant(vector, None)
+            last = builder.sub(builder.extract_value(array(0).shape, 0), LONG(1))
 
-            builder.position_at_end(done)
+            def numbered(e: Any) -> Any:
+                return builder.sext(builder.load(builder.gep(array(0).data, [e])), LONG)
+
+            with cgutils.for_range_slice(builder, begin_, end_, LONG(1), intp=LONG) as (e, _):
+                number, mine = numbered(e), every(builder, builder.trunc(e, WORD), numbers)
+                to, from_ = start(3, number), start(8, number) if "sloped" in kinds else None
+                if "scaled" in kinds:
+                    factor = builder.load(builder.gep(array(6).data, [builder.sub(e, begin_)]))
+                    factor = every(builder, factor, vector)
+                if ahead:
+                    far = builder.add(e, LONG(ahead))
+                    far = builder.select(builder.icmp_signed("<", far, last), far, last)
+                    far = start(3, numbered(far))
+                steps = (args[4], args[5], LONG(lanes))
+                with cgutils.for_range_slice(builder, *steps, intp=LONG) as (d, _):
+                    if ahead:
+                        for byte in range(0, lanes * size, LINE):
+                            at = builder.add(builder.mul(d, LONG(size)), LONG(byte))
+                            _fetch(builder, builder.gep(far, [at]))
+                    more = None
+                    for kind in sorted(kinds, key=lambda kind: kind != "plain"):
+                        term = builder.load(some(given[kind], d), align=size)
+                        if kind in whose:
+                            here = builder.load(some(owners[kind], d, 4, numbers), align=4)
+                            term = builder.select(builder.icmp_signed("==", here, mine), term, none)
+                        elif kind == "scaled":
+                            term = builder.fmul(factor, term)
+                        elif kind == "sloped":
+                            term = builder.fmul(builder.load(some(from_, d), align=size), term)
+                        more = term if more is None else builder.fadd(more, term)
+                    place = some(to, d)
+                    more = builder.fadd(builder.load(place, align=size), more)
+                    builder.store(more, place, align=size)
             return context.get_dummy_value()
 
         ints = types.int64
-        return types.void(indices, ints, ints, x, ints, scale, given), generate
+        taken = (indices, ints, ints, x, ints, ints, scale, sent, rows, high, low)
+        return types.void(*taken), generate
 
     return spread
+
+
+def blender(lanes: int, onto: bool = False) -> Callable[..., Any]:
+    """A compiled function of (chosen, by, rows, column, out, at), for compiled loops.
+
+    out[r, at : at + lanes] = sum over k of by[r, k] rows[k, column : column + lanes] for every r in
+    ``chosen``, with sums in registers; ``onto``: beginning with what is there. Nothing checks that
+    columns and rows exist.
+
+    Shapes: chosen [..] int64, by [R, K], rows [K, C], out [R, D] with their columns side by side.
+    """
+
+    @intrinsic
+    def blend(typing_context, chosen, by, rows, column, out, at):
+        def generate(context, builder, signature, args):
+            real = context.get_value_type(signature.args[2].dtype)
+            vector, size = ir.VectorType(real, lanes), signature.args[2].dtype.bitwidth // 8
+
+            def array(k: int) -> Any:
+                return context.make_array(signature.args[k])(context, builder, args[k])
+
+            def place(k: int, number: Any, column: Any) -> Any:
+                stride = builder.extract_value(array(k).strides, 0)
+                start = builder.add(builder.mul(number, stride), builder.mul(column, LONG(size)))
+                return builder.gep(builder.bitcast(array(k).data, BYTE.as_pointer()), [start])
+
+            count = builder.extract_value(array(0).shape, 0)
+            high = builder.extract_value(array(2).shape, 0)
+            with cgutils.for_range(builder, count, intp=LONG) as outer:
+                r = builder.load(builder.gep(array(0).data, [outer.index]))
+                to = builder.bitcast(place(4, r, args[5]), vector.as_pointer())
+                total = cgutils.alloca_once(builder, vector)
+                none = ir.Constant(vector, None)
+                builder.store(builder.load(to, align=size) if onto else none, total)
+                with cgutils.for_range(builder, high, intp=LONG) as inner:
+                    factor = builder.bitcast(place(1, r, inner.index), real.as_pointer())
+                    row = builder.bitcast(place(2, inner.index, args[3]), vector.as_pointer())
+                    term = builder.fmul(
+                        every(builder, builder.load(factor), vector),
+                        builder.load(row, align=size),
+                    )
+                    builder.store(builder.fadd(builder.load(total), term), total)
+                builder.store(builder.load(total), to, align=size)
+            return context.get_dummy_value()
+
+        ints = types.int64
+        return types.void(chosen, by, rows, ints, out, ints), generate
+
+    return blend
+
+
+def asker(lanes: int) -> Callable[..., Any]:
+    """A compiled function of (indices, begin, end, x, column): ``fetch`` of many rows' columns.
+
+    Asks for x[indices[e], column : column + lanes], begin <= e < end.
+
+    Shapes: indices [E] int32, x [n, D] with its columns side by side.
+    """
+
+    @intrinsic
+    def ask(typing_context, indices, begin, end, x, column):
+        def generate(context, builder, signature, args):
+            def array(k: int) -> Any:
+                return context.make_array(signature.args[k])(context, builder, args[k])
+
+            size = signature.args[3].dtype.bitwidth // 8
+            stride = builder.extract_value(array(3).strides, 0)
+            first = builder.bitcast(array(3).data, BYTE.as_pointer())
+            first = builder.gep(first, [builder.mul(args[4], LONG(size))])
+            with cgutils.for_range_slice(builder, args[1], args[2], LONG(1), intp=LONG) as (e, _):
+                number = builder.sext(builder.load(builder.gep(array(0).data, [e])), LONG)
+                row = builder.gep(first, [builder.mul(number, stride)])
+                for byte in range(0, lanes * size, LINE):
+                    _fetch(builder, builder.gep(row, [LONG(byte)]))
+            return context.get_dummy_value()
+
+        ints = types.int64
+        return types.void(indices, ints, ints, x, ints), generate
+
+    return ask

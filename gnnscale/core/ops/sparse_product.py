@@ -33,7 +33,7 @@ fold_wide, fold_middle, fold_narrow, fold_few = (
     folder(("scaled",), n) for n in (WIDE, MIDDLE, NARROW, FEW)
 )
 spread_wide, spread_middle, spread_narrow, spread_few = (
-    spreader(n) for n in (WIDE, MIDDLE, NARROW, FEW)
+    spreader(("scaled",), n) for n in (WIDE, MIDDLE, NARROW, FEW)
 )
 
 
@@ -112,29 +112,29 @@ def _backward(indptr, indices, values, key, dropped, scale, g, parts):
     size = (rows + len(parts) - 1) // len(parts)
     for part in numba.prange(len(parts)):
         columns, factors = np.empty(most + 1, np.int32), np.empty(most + 1, values.dtype)
-        flags, gw = np.empty(most, np.uint8), parts[part]
+        flags, gw, none = np.empty(most, np.uint8), parts[part], np.empty(0, np.int32)
         gw[:] = 0
         for i in range(part * size, min(rows, (part + 1) * size)):
             n = _kept(
                 indices, values, indptr[i], indptr[i + 1], key, dropped, scale, flags, columns,
                 factors,
             )  # fmt: skip
-            given = g[i]
+            given = g[i : i + 1]
             d = 0
             while d + WIDE <= width:
-                spread_wide(columns, 0, n, gw, d, factors, given)
+                spread_wide(columns, 0, n, gw, d, d + WIDE, factors, given, gw, none, none)
                 d += WIDE
             if d + MIDDLE <= width:
-                spread_middle(columns, 0, n, gw, d, factors, given)
+                spread_middle(columns, 0, n, gw, d, d + MIDDLE, factors, given, gw, none, none)
                 d += MIDDLE
             while d + NARROW <= width:
-                spread_narrow(columns, 0, n, gw, d, factors, given)
+                spread_narrow(columns, 0, n, gw, d, d + NARROW, factors, given, gw, none, none)
                 d += NARROW
             if d + FEW <= width:
-                spread_few(columns, 0, n, gw, d, factors, given)
+                spread_few(columns, 0, n, gw, d, d + FEW, factors, given, gw, none, none)
                 d += FEW
             for c in range(d, width):
-                one = given[c]
+                one = given[0, c]
                 for k in range(n):
                     gw[columns[k], c] += factors[k] * one
 
