@@ -53,6 +53,7 @@ GRAPHS = {
     "block": lambda: graph(9, 14, 40),
     "square": lambda: graph(11, 11, 90, 1),
     "edgeless": lambda: Adjacency(torch.zeros(5, dtype=torch.int64), torch.empty(0).int(), 6),
+    "hub": lambda: graph(4, 30, 300, 2),
     "self-loops": lambda: Adjacency(torch.arange(8), torch.arange(7).int()),
 }
 
@@ -99,7 +100,7 @@ def test_equals_the_separate_aggregators(kind, tasks):
 MIXED = [("sum", "max", "mean"), ("min", "std", "add"), AGGREGATORS[::-1]]
 
 
-@pytest.mark.parametrize("long", [5, 16, 19])
+@pytest.mark.parametrize("long", [5, 16, 19, 75])
 @pytest.mark.parametrize("kind", GRAPHS)
 def test_mixed_in_the_same_pass(kind, long, tasks):
     """As the results mixed afterwards, bit for bit; gradients as torch's of that."""
@@ -114,11 +115,42 @@ def test_mixed_in_the_same_pass(kind, long, tasks):
             assert torch.equal(got, mixed(w, u.view(len(w), w.shape[2], long), by))
             want = (w @ u.view(len(w), w.shape[2], long)).flatten(1) + by
             g = drawn(*got.shape, seed=9)
-            each = zip(*(torch.autograd.grad(t, (x, w, by), g) for t in (got, want)), strict=True)
+            both = (torch.autograd.grad(t, (x, w, by), g) for t in (got, want))
+            each = list(zip(*both, strict=True))
             for mine, theirs in each:
                 torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+            with torch.no_grad():  # no result is kept
+                assert torch.equal(hop.mixed(identity, x, names, w, by), got)
+            alone = hop.mixed(identity, x.detach(), names, w, by)
+            torch.testing.assert_close(torch.autograd.grad(alone, w, g)[0], each[1][0])
             apart = hop.mixed(identity, x, names, w, by, lambda u: 2 * u)
             torch.testing.assert_close(apart, 2 * got - by, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["square", "hub"])
+def test_in_float32_as_in_float64(kind, tasks):
+    """Twice as many columns to a register, half the bytes to a line; extremes choose the same."""
+    adj, long = GRAPHS[kind](), 75
+    for hop in hops(adj)[:2]:
+        for names in MIXED:
+            given = (
+                drawn(adj.n_src, 3 * long), drawn(adj.n_dst, 2, 3 * len(names), seed=1),
+                drawn(2 * long, seed=2),
+            )  # fmt: skip
+            found = {}
+            for dtype in (torch.float64, torch.float32):
+                x, w, by = (t.float().to(dtype).requires_grad_() for t in given)
+                out = Hop(
+                    adj,
+                    **{n: f.float().to(dtype) for n in ("src", "dst", "weight", "diag")
+                       if (f := getattr(hop, n)) is not None},
+                ).mixed(identity, x, names, w, by)  # fmt: skip
+                grads = torch.autograd.grad(out, (x, w, by), drawn(*out.shape, seed=9).to(dtype))
+                found[dtype] = [out, *grads]
+            for exact, rounded in zip(*found.values(), strict=True):
+                assert rounded.dtype == torch.float32
+                scale = exact.detach().abs().max().item()
+                torch.testing.assert_close(rounded.double(), exact, rtol=1e-4, atol=1e-5 * scale)
 
 
 def test_mixed_by_every_kernel_and_in_every_kind():

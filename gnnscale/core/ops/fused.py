@@ -2,8 +2,8 @@
 
 Tailor, Opolka, Lio & Lane, ICLR 2022, arXiv:2104.01481, sec. 4.4 (aggregator fusion): a row is
 fetched once for all of them, and no tensor has an entry per edge and column. Departs from it: there
-is a backward pass as well, also in one pass; maxima and minima remember whose they were ([N, D]
-int32), variances are derived from the sums.
+is a backward pass as well, also in one pass; maxima and minima remember the edge they came by
+([N, D] int32), variances are derived from the sums.
 """
 
 from collections.abc import Callable
@@ -27,8 +27,10 @@ BLOCK = 32
 CHUNK = 32
 """Edges whose rows are gone over at once: all rows of some nodes would fill the second cache."""
 SOON = 16
+"""Edges beyond these whose rows are asked for meanwhile, some columns of all of them at a time:
+what is asked for all at once is waited for."""
 LANES = 16
-"""Columns that registers hold at once, and that a task takes at least: no two share a line."""
+"""Columns that registers hold at once, and that a task takes at least."""
 MANY = 64
 """The same where little else has to be held."""
 FEW = 8
@@ -39,6 +41,8 @@ SCALED_SENT, PLAIN_SENT, SLOPED_SENT, MAX_SENT, MIN_SENT = map(
     SENT.index, ("scaled", "plain", "sloped", "max", "min")
 )
 """Rows of what a destination sends."""
+OWN, ROOT = len(SENT), len(SENT) + 1
+"""And two more: what goes to its own row, and the gradient of the standard deviation."""
 
 
 def _folds(lanes: int) -> Callable[..., Any]:
@@ -188,17 +192,16 @@ def _forward(
             begin, end = indptr[i], indptr[i + 1]
             mine_high = high[i] if argued and tops else spare[0]
             mine_low = low[i] if argued and lows else spare[1]
-            for d in range(width):
-                mixed[d] = total[d] = square[d] = zero
-            if begin < end:
-                j = indices[begin]
-                for d in range(width):
-                    highest[d] = lowest[d] = x[j, d]
-                    mine_high[d] = mine_low[d] = np.int32(begin)
-            else:
-                for d in range(width):
-                    highest[d] = lowest[d] = zero
-                    mine_high[d] = mine_low[d] = -1
+            mixed[:] = zero
+            total[:] = zero
+            if squares or most < width:
+                square[:] = zero
+            if tops or most < width:
+                highest[:] = x[indices[begin]] if begin < end else total
+                mine_high[:] = np.int32(begin if begin < end else -1)
+            if lows or most < width:
+                lowest[:] = x[indices[begin]] if begin < end else total
+                mine_low[:] = np.int32(begin if begin < end else -1)
             for start in range(begin, end, CHUNK):
                 stop = min(end, start + CHUNK)
                 if mixes:
@@ -239,11 +242,14 @@ def _forward(
                 a = one
                 if len(dst):
                     a = dst[i]
-                for d in range(width):
-                    row[at.sum, d] = a * (mixed[d] if mixes else total[d])
+                given, result = mixed if mixes else total, row[at.sum]
                 if len(diag):
+                    own, self_ = diag[i], x[i]
                     for d in range(width):
-                        row[at.sum, d] += diag[i] * x[i, d]
+                        result[d] = a * given[d] + own * self_[d]
+                else:
+                    for d in range(width):
+                        result[d] = a * given[d]
             if at.add >= 0:
                 row[at.add] = total
             if tops:
@@ -273,22 +279,22 @@ def _forward(
 
 
 @register_jitable
-def _weight(mix, mixed, i, h, name, bases, k, one):
+def _weight(mix, mixed, i, h, name, bases, k):
     """What row h of a destination's gradient has in that of aggregator ``name``, basis k."""
-    return mix[i, h, name * bases + k] if mixed else one * (h == name)
+    return mix[i, h, name * bases + k] if mixed else mix.dtype.type(h == name)
 
 
 @compiled(parallel=True)
 def _backward(
     indptr, indices, x, g, mix, out, kept, src, dst, weight, diag, at, high, low, parts, gx
 ):
-    """What every destination sends to all of its sources: x_j gets, for every edge.
+    """What every destination sends to all of its sources: x_j gets, for every edge e from j to i.
 
-        plain_i + slope_i x_j + (weight_ij src_j) operator_i,
+        plain_i + slope_i x_j + (weight_e src_j) operator_i, and what an extreme got that is e's.
 
-    and what an extreme got goes to the source it came from, whose row is at hand then. Columns are
-    tasks, so that no two write to one place, and all orders are those of the edges. The gradient of
-    the results is ``g``, or with ``mix``, mixing weights, mix_i^T g_i: made here, row by row.
+    Columns are tasks, so that no two write to one place, and all orders are those of the edges. The
+    gradient of the results is ``g``, or with ``mix``, mixing weights, mix_i^T g_i. In either case
+    all that i sends is made of the rows of g_i by a small matrix, ``by``.
     """
     n, width, mixed = len(indptr) - 1, gx.shape[1], len(mix) > 0
     many, long = g.shape[1], g.shape[2]  # heads or aggregators, columns of a basis or all
@@ -300,14 +306,14 @@ def _backward(
     wanted = (mixes, plain, tops, lows, squares)
     given = np.array([mixes, plain, squares, tops, lows, own, at.std >= 0]).nonzero()[0]
     share = (width + parts - 1) // parts
-    share = (share + LANES - 1) // LANES * LANES
+    share = (share + FEW - 1) // FEW * FEW
     for part in numba.prange(parts):
         zero, one = gx.dtype.type(0), gx.dtype.type(1)
         half, two = gx.dtype.type(0.5), gx.dtype.type(2)
         left = min(width, np.int64(part) * share)
         right = min(width, left + share)
-        sent, by = np.empty((7, width), gx.dtype), np.zeros((7, many), gx.dtype)
-        same, slope, self, root = sent[PLAIN_SENT], sent[SLOPED_SENT], sent[5], sent[6]
+        sent, by = np.empty((ROOT + 1, width), gx.dtype), np.zeros((ROOT + 1, many), gx.dtype)
+        same, slope, own_row, root = sent[PLAIN_SENT], sent[SLOPED_SENT], sent[OWN], sent[ROOT]
         scale, even = np.empty(CHUNK, gx.dtype), left + (right - left) // FEW * FEW
         gx[:, left:right] = zero
         for i in range(n):
@@ -317,30 +323,29 @@ def _backward(
                 whole = dst[i]
             rows = g[i]
             for k in range(left // long, (right + long - 1) // long):
-                if True:
-                    for h in range(many):
-                        sums = zero
-                        if at.sum >= 0:
-                            f = _weight(mix, mixed, i, h, at.sum, bases, k, one)
-                            if own:
-                                by[5, h] = f * diag[i]
-                            if mixes:
-                                by[SCALED_SENT, h] = f * whole
-                            else:
-                                sums += f * whole
-                        if at.add >= 0:
-                            sums += _weight(mix, mixed, i, h, at.add, bases, k, one)
-                        if at.mean >= 0:
-                            sums += _weight(mix, mixed, i, h, at.mean, bases, k, one) * each
-                        by[PLAIN_SENT, h] = sums
-                        if at.var >= 0:
-                            by[SLOPED_SENT, h] = _weight(mix, mixed, i, h, at.var, bases, k, one)
-                        if at.std >= 0:
-                            by[6, h] = _weight(mix, mixed, i, h, at.std, bases, k, one)
-                        if tops:
-                            by[MAX_SENT, h] = _weight(mix, mixed, i, h, at.max, bases, k, one)
-                        if lows:
-                            by[MIN_SENT, h] = _weight(mix, mixed, i, h, at.min, bases, k, one)
+                for h in range(many):
+                    sums = zero
+                    if at.sum >= 0:
+                        f = _weight(mix, mixed, i, h, at.sum, bases, k)
+                        if own:
+                            by[OWN, h] = f * diag[i]
+                        if mixes:
+                            by[SCALED_SENT, h] = f * whole
+                        else:
+                            sums += f * whole
+                    if at.add >= 0:
+                        sums += _weight(mix, mixed, i, h, at.add, bases, k)
+                    if at.mean >= 0:
+                        sums += _weight(mix, mixed, i, h, at.mean, bases, k) * each
+                    by[PLAIN_SENT, h] = sums
+                    if at.var >= 0:
+                        by[SLOPED_SENT, h] = _weight(mix, mixed, i, h, at.var, bases, k)
+                    if at.std >= 0:
+                        by[ROOT, h] = _weight(mix, mixed, i, h, at.std, bases, k)
+                    if tops:
+                        by[MAX_SENT, h] = _weight(mix, mixed, i, h, at.max, bases, k)
+                    if lows:
+                        by[MIN_SENT, h] = _weight(mix, mixed, i, h, at.min, bases, k)
                 d, past = max(left, k * long), min(right, (k + 1) * long)
                 while d + MANY <= past:
                     blend_many(given, by, rows, d - k * long, sent, d)
@@ -351,6 +356,9 @@ def _backward(
                 while d + FEW <= past:
                     blend_few(given, by, rows, d - k * long, sent, d)
                     d += FEW
+                if d < past and past - FEW >= max(left, k * long):  # some of them once more
+                    blend_few(given, by, rows, past - FEW - k * long, sent, past - FEW)
+                    d = past
                 for c in range(d, past):
                     for r in given:
                         total = zero
@@ -359,7 +367,7 @@ def _backward(
                         sent[r, c] = total
             if own:
                 for d in range(left, right):
-                    gx[i, d] += self[d]
+                    gx[i, d] += own_row[d]
             if squares:
                 var = kept[i, at.own_var] if at.own_var >= 0 else out[i, at.var]
                 mean = kept[i, at.own_mean] if at.own_mean >= 0 else out[i, at.mean]
@@ -454,23 +462,24 @@ class _Several(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
-        adj, factors, at = ctx.adj, ctx.factors, ctx.at
         x, out, kept, high, low, w = ctx.saved_tensors
-        given = g.contiguous().numpy()
-        none = [np.empty((0,) * k, given.dtype) for k in (2, 3, 3, 3)]
-        width = g.shape[2] if w is None else out.shape[2]
-        gx = pool.empty(adj.n_src, width, dtype=g.dtype)
-        _backward(
-            adj.indptr.numpy(), adj.indices.numpy(), none[0] if x is None else x.numpy(), given,
-            none[3] if w is None else w.numpy(),
-            none[1] if out is None else out.numpy(), none[2] if kept is None else kept.numpy(),
-            *(_array(f, given) for f in factors), at, high.numpy(), low.numpy(),
-            _tasks(width), gx.numpy(),
-        )  # fmt: skip
-        if w is None:
-            return None, gx, None, None, None, None, None
-        by = g.sum(0).flatten() if ctx.needs_input_grad[6] else None
-        return None, gx, None, None, None, mixing.weights(w, _bases(w, out), g), by
+        gx = gw = by = None
+        if ctx.needs_input_grad[1]:
+            given = g.contiguous().numpy()
+            none = [np.empty((0,) * k, given.dtype) for k in (2, 3, 3, 3)]
+            gx = pool.empty(ctx.adj.n_src, g.shape[2] if w is None else out.shape[2], dtype=g.dtype)
+            _backward(
+                ctx.adj.indptr.numpy(), ctx.adj.indices.numpy(),
+                none[0] if x is None else x.numpy(), given, none[3] if w is None else w.numpy(),
+                none[1] if out is None else out.numpy(), none[2] if kept is None else kept.numpy(),
+                *(_array(f, given) for f in ctx.factors), ctx.at, high.numpy(), low.numpy(),
+                _tasks(gx.shape[1]), gx.numpy(),
+            )  # fmt: skip
+        if ctx.needs_input_grad[5]:
+            gw = mixing.weights(w, _bases(w, out), g)
+        if ctx.needs_input_grad[6]:
+            by = g.sum(0).flatten()
+        return None, gx, None, None, None, gw, by
 
 
 def _bases(w: Tensor, out: Tensor) -> Tensor:
