@@ -94,7 +94,6 @@ class Server:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(_download, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(_download, "TIMEOUT_S", 0.5)
 
 
 @pytest.fixture
@@ -187,12 +186,13 @@ def test_an_error_that_may_pass_is_tried_again(target, status):
         assert len(server.asked) == _download.TRIES
 
 
-def test_a_silent_server_is_not_waited_for_for_ever(target):
+def test_a_silent_server_is_not_waited_for_for_ever(target, monkeypatch):
+    monkeypatch.setattr(_download, "TIMEOUT_S", 1.0)  # only here: a busy machine is silent, too
     start = time.monotonic()
-    with Server({"cut": 1000, "pause": 3}, {}) as server:
+    with Server({"cut": 1000, "pause": 60}, {}) as server:
         download(server.url, target)
     assert target.read_bytes() == BODY
-    assert time.monotonic() - start < 2.5
+    assert time.monotonic() - start < 50
     assert server.asked[1]["range"] == "bytes=1000-"
 
 
